@@ -1,0 +1,377 @@
+"""From a model's sites to factors, blocks and the complete-data log density: the E-step half of a derivation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ._complete import CompleteData, Prior
+from ._evidence import Enumeration, Factor, Layout, Observed, chunk_for
+from ._links import (
+    Coordinates,
+    Dependence,
+    Lazy,
+    Program,
+    analyse,
+    evaluate_lazily,
+    is_concrete,
+    own_coordinates,
+    trace,
+)
+from ._links._coordinates import collapse, merge
+from ._model import Model, Site
+from ._types import Refusal, StaticArray
+
+
+@dataclass(frozen=True)
+class Block:
+    """An evidence engine and the positions of its factors among all factors."""
+
+    evidence: Enumeration | Observed
+    positions: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Skeleton:
+    """How one site enters, before any array is built.
+
+    Attributes:
+        site: the site.
+        canonical: whether its exponential family is used; else its log density.
+        why: if not, why.
+        latents: discrete latents that it depends on.
+        coordinates: per latent, over the site's batch axes.
+    """
+
+    site: Site
+    canonical: bool
+    why: str
+    latents: tuple[str, ...]
+    coordinates: dict[str, Coordinates]
+
+
+def build(model: Model) -> tuple[CompleteData, list[Block], list[Skeleton]]:
+    """Factors, blocks, and what was decided about every site.
+
+    Raises:
+        Refusal: where elements of a latent are mixed, or the sum over latents is not tractable.
+    """
+    latents = {model.inputs[n]: (n, own_coordinates(model.sites[n].batch_shape)) for n in model.latents}
+    by_latent = analyse(model.program, latents, kinds=False)
+    params = {model.inputs[n]: (n, (None,) * np.ndim(p.initial)) for n, p in model.parameters.items()}
+    by_parameter = set(analyse(model.program, params, kinds=False))
+    skeletons = [_skeleton(model, site, by_latent, by_parameter) for site in model.sites.values()]
+    skeletons = [s for s in skeletons if not s.site.role == "maximised"] + [
+        s for s in skeletons if s.site.role == "maximised"
+    ]
+    complete = _complete(model, skeletons, by_latent)
+    blocks = _group(model, complete, skeletons)
+    return complete, blocks, skeletons
+
+
+def _site_coordinates(
+    site: Site, numbers: Mapping[str, tuple[int, int]], program: Program, found: Mapping[int, Dependence]
+) -> dict[str, Coordinates]:
+    """Per latent, which of its elements each element of the site meets, over the site's batch axes."""
+    ndim = len(site.batch_shape)
+    result: dict[str, Coordinates] = {}
+    for number, event_ndim in numbers.values():
+        if number not in found:
+            continue
+        shape = program.shape(number)
+        for name, coords in found[number].coordinates.items():
+            lead = len(shape) - event_ndim
+            flat = tuple(collapse(c, range(lead, len(shape))) for c in coords)
+            flat = tuple(None if c is None else c.reshape([1] * (ndim - lead) + list(c.shape)) for c in flat)
+            result[name] = merge(result[name], flat) if name in result else flat
+    return result
+
+
+def _skeleton(model: Model, site: Site, by_latent: Mapping[int, Dependence], by_parameter: set[int]) -> Skeleton:
+    out = model.outputs[site.name]
+    canonical, why = site.family is not None, f"{site.distribution} has no canonical form here"
+    if site.family is not None and site.role != "maximised":
+        fixed = {n: out["arguments"][n] for n in site.family.constants}
+        varying = [n for n, i in fixed.items() if i in by_parameter]
+        if varying:
+            canonical, why = False, f"its {varying[0]} depends on a parameter, and no finite statistic holds that"
+        elif out["value"] in by_parameter:
+            canonical, why = False, "its value depends on a parameter"
+    numbers = _numbers(site, out, canonical)
+    coordinates = _site_coordinates(site, numbers, model.program, by_latent)
+    for extra in ("mask", "scale"):
+        number = out[extra]
+        if number is not None and (number in by_parameter or number in by_latent):
+            raise Refusal(f"The {extra} of site {site.name!r} depends on an unknown, which autoem does not support.")
+    for name, coords in coordinates.items():
+        if site.role == "maximised":
+            raise Refusal(f"The prior of the maximised site {site.name!r} depends on the latent {name!r}.")
+        if any(c is None for c in coords):
+            raise Refusal(
+                f"Each element of site {site.name!r} depends on several elements of the latent {name!r} "
+                f"(through {_steps(by_latent, numbers)}): the exact sum over {name!r} is not tractable this way."
+            )
+    ordered = tuple(n for n in model.latents if n in coordinates)
+    return Skeleton(site, canonical, "" if canonical else why, ordered, coordinates)
+
+
+def _numbers(site: Site, out: Mapping[str, Any], canonical: bool) -> dict[str, tuple[int, int]]:
+    """Value number and event axes of everything that a site's factor uses."""
+    if site.role == "maximised":
+        numbers = {"log_prob": (out["log_prob"], 0)}
+        if site.family is not None:
+            numbers |= {n: (out["arguments"][n], d) for n, d in site.family.argument_ndims.items()}
+        return numbers
+    if not canonical:
+        return {"log_prob": (out["log_prob"], 0)}
+    assert site.family is not None
+    numbers = {n: (out["arguments"][n], d) for n, d in site.family.argument_ndims.items()}
+    return numbers | {"value": (out["value"], site.event_ndim)}
+
+
+def _steps(found: Mapping[int, Dependence], numbers: Mapping[str, tuple[int, int]]) -> str:
+    steps = [s for number, _ in numbers.values() if number in found for s in found[number].steps]
+    return ", ".join(dict.fromkeys(steps)) or "its arguments"
+
+
+def _complete(model: Model, skeletons: Sequence[Skeleton], by_latent: Mapping[int, Dependence]) -> CompleteData:
+    """Trace parameters -> aligned arguments for every latent value, and collect the data."""
+    program = model.program
+    wanted = {s.site.name: _numbers(s.site, model.outputs[s.site.name], s.canonical) for s in skeletons}
+    extras = {
+        s.site.name: {k: i for k in ("mask", "scale") if (i := model.outputs[s.site.name][k]) is not None}
+        for s in skeletons
+    }
+    numbers = [i for w in wanted.values() for i, _ in w.values()] + [i for e in extras.values() for i in e.values()]
+
+    def arguments(*params: Any) -> list[dict[str, Any]]:
+        inputs = {i: Lazy(p, program.shape(i)) for i, p in zip(program.inputs, params, strict=False)}
+        for name in model.latents:
+            site = model.sites[name]
+            support = np.reshape(
+                site.support, (len(site.support), *([1] * len(site.batch_shape)), *site.support.shape[1:])
+            )
+            dtype = program.avals[model.inputs[name]].dtype
+            inputs[model.inputs[name]] = Lazy(support.astype(dtype), program.shape(model.inputs[name]), (name,))
+        values = evaluate_lazily(program, inputs, program.known, by_latent, model.latents, numbers)
+        entries = []
+        for s in skeletons:
+            ndim = len(s.site.batch_shape)
+            entry = {}
+            for key, (number, event_ndim) in wanted[s.site.name].items():
+                lazy = values[number]
+                assert lazy is not None
+                lazy = lazy.expanded(range(len(lazy.shape) - event_ndim, len(lazy.shape)))
+                entry[key] = lazy.aligned(s.latents, ndim, event_ndim)
+            for key, number in extras[s.site.name].items():
+                entry[key] = values[number].aligned(s.latents, ndim)  # type: ignore[union-attr]
+            entries.append(entry)
+        return entries
+
+    initial = [p.initial for p in model.parameters.values()]
+    linked, tree = trace(arguments, *initial)
+    entries = jax.tree.unflatten(tree, linked.outputs)
+    imputed = _imputed(model, by_latent)
+    factors, priors, outputs = [], [], []
+    for skeleton, entry in zip(skeletons, entries, strict=True):
+        data = {key: _data(linked, entry[key]) for key in entry}
+        weight = _weight(data)
+        if skeleton.site.role == "maximised":
+            priors.append(Prior(skeleton.site.name, skeleton.site.family, weight))
+        else:
+            factors.append(_factor(skeleton, data, weight, skeleton.site.name in imputed))
+        outputs.append(tuple((k, i) for k, i in entry.items() if k not in ("mask", "scale", "value")))
+    used = {i for n in linked.nodes for i in n.inputs} | {i for entry in outputs for _, i in entry}
+    known = {i: v for i, v in linked.known.items() if i in used}
+    numbered = tuple(dict.fromkeys(i for entry in outputs for _, i in entry))
+    lean = Program(linked.nodes, linked.inputs, numbered, linked.avals, known)
+    return CompleteData(lean, known, tuple(model.parameters), tuple(outputs), tuple(factors), tuple(priors))
+
+
+def _data(program: Program, number: int) -> Any:
+    return program.known.get(number)
+
+
+def _weight(data: Mapping[str, Any]) -> Any:
+    weight = None
+    for key in ("mask", "scale"):
+        if data.get(key) is not None:
+            part = jnp.asarray(data[key], jnp.result_type(float))
+            weight = part if weight is None else weight * part
+    return weight
+
+
+def _imputed(model: Model, by_latent: Mapping[int, Dependence]) -> set[str]:
+    """Latents that fill in a part of some observed value: their density is given there."""
+    found: set[str] = set()
+    for name, site in model.sites.items():
+        number = model.outputs[name]["value"]
+        if site.role == "observed" and number in by_latent:
+            found.update(by_latent[number].coordinates)
+    return found
+
+
+def _factor(skeleton: Skeleton, data: Mapping[str, Any], weight: Any, imputed: bool) -> Factor:
+    site = skeleton.site
+    keep = tuple(
+        a
+        for a in range(len(site.batch_shape))
+        if any(c is not None and c.shape[a] > 1 for coords in skeleton.coordinates.values() for c in coords)
+    )
+    offset = None
+    if site.role == "latent" and data.get("mask") is not None and not imputed:
+        # A latent that is masked out is summed with total weight 1.
+        mask = jnp.asarray(data["mask"])
+        offset = jnp.where(mask, 0.0, -jnp.log(len(site.support)))
+        if data.get("scale") is not None:
+            offset = offset * data["scale"]
+    if not skeleton.canonical:
+        return Factor(site.name, skeleton.latents, site.batch_shape, keep, None, None, {}, weight, offset)
+    assert site.family is not None
+    constants = {n: data[n] for n in site.family.constants}
+    value = data["value"]
+    if site.role == "observed" and not np.issubdtype(np.asarray(value).dtype if is_concrete(value) else value.dtype, np.integer):
+        value = jnp.asarray(value, jnp.result_type(float))
+    shift = _shift(site, skeleton, data, value, weight)
+    if shift is not None:
+        constants["shift"] = shift
+    return Factor(site.name, skeleton.latents, site.batch_shape, keep, site.family, value, constants, weight, offset)
+
+
+def _shift(site: Site, skeleton: Skeleton, data: Mapping[str, Any], value: Any, weight: Any) -> Any:
+    """Where to centre the data: the mean over the axes that the arguments share."""
+    assert site.family is not None
+    lead = len(skeleton.latents)
+    centred = site.family.centre(value)
+    if centred is None or site.role == "latent" or any(n > 1 for n in jnp.shape(value)[:lead]):
+        return None
+    axes = tuple(range(lead, lead + len(site.batch_shape)))
+    if weight is None:
+        return jnp.mean(centred, axes, keepdims=True)
+    live = jnp.broadcast_to((weight > 0).astype(centred.dtype), jnp.shape(centred)[: lead + len(site.batch_shape)])
+    live = jnp.reshape(live, [*live.shape, *([1] * (jnp.ndim(centred) - live.ndim))])
+    return jnp.sum(centred * live, axes, keepdims=True) / jnp.maximum(jnp.sum(live, axes, keepdims=True), 1.0)
+
+
+class _Union:
+    """Disjoint sets of names."""
+
+    def __init__(self) -> None:
+        self.parent: dict[Any, Any] = {}
+
+    def find(self, item: Any) -> Any:
+        self.parent.setdefault(item, item)
+        while self.parent[item] != item:
+            item = self.parent[item]
+        return item
+
+    def join(self, first: Any, second: Any) -> None:
+        self.parent[self.find(second)] = self.find(first)
+
+
+def _identity_axis(coordinate: np.ndarray, size: int) -> int | None:
+    """The axis along which a coordinate just counts 0, 1, ..., size - 1."""
+    varying = [a for a, n in enumerate(coordinate.shape) if n > 1]
+    if len(varying) == 1 and coordinate.size == size and np.array_equal(coordinate.reshape(-1), np.arange(size)):
+        return varying[0]
+    return None
+
+
+def _group(model: Model, complete: CompleteData, skeletons: Sequence[Skeleton]) -> list[Block]:
+    """Connected latents form a block; factors without latents form one more."""
+    factors = complete.factors
+    relevant = list(zip(factors, skeletons[: len(factors)], strict=True))
+    initial = {n: p.initial for n, p in model.parameters.items()}
+    shapes = [s.shape for s in jax.eval_shape(lambda: complete.slots(initial))]
+    together = _Union()
+    for factor, _ in relevant:
+        for name in factor.latents:
+            together.join(factor.latents[0], name)
+    blocks = []
+    for root in dict.fromkeys(together.find(n) for n in model.latents):
+        members = [n for n in model.latents if together.find(n) == root]
+        positions = [i for i, (f, _) in enumerate(relevant) if f.latents and together.find(f.latents[0]) == root]
+        blocks.append(_block(model, [relevant[i] for i in positions], members, positions, [shapes[i] for i in positions]))
+    outright = tuple(i for i, (f, _) in enumerate(relevant) if not f.latents)
+    if outright:
+        evidence = Observed(tuple(factors[i] for i in outright), tuple(shapes[i] for i in outright))
+        blocks.append(Block(evidence, outright))
+    return blocks
+
+
+def _block(model: Model, relevant: Any, members: Sequence[str], positions: Sequence[int], shapes: Any) -> Block:
+    """Name the dimensions that the latents' axes and the factors' kept axes share, and check that all is tractable."""
+    same = _Union()
+    gathers: list[dict[str, Any]] = []
+    for factor, skeleton in relevant:
+        indexed = {}
+        for name in factor.latents:
+            shape = model.sites[name].batch_shape
+            axes = [a for a, n in enumerate(shape) if n > 1]
+            coords = [skeleton.coordinates[name][a] for a in axes]
+            identity = [_identity_axis(c, shape[a]) for c, a in zip(coords, axes, strict=True)]
+            for axis, position in zip(axes, identity, strict=True):
+                if position is not None:
+                    same.join((name, axis), (factor.site, position))
+            if any(p is None for p in identity):
+                flat = np.zeros((1,) * len(factor.batch_shape), int)
+                for c, a in zip(coords, axes, strict=True):
+                    flat = np.where((c < 0) | (flat < 0), -1, flat * shape[a] + c)
+                indexed[name] = flat
+        gathers.append(indexed)
+
+    def named(item: Any) -> str:
+        root = same.find(item)
+        return f"{root[0]}.{root[1]}"
+
+    sizes: dict[str, int] = {}
+    dims, gathered = [], []
+    for (factor, _), indexed in zip(relevant, gathers, strict=True):
+        names = tuple(named((factor.site, a)) for a in factor.keep)
+        if len(set(names)) < len(names):
+            raise Refusal(
+                f"Site {factor.site!r} runs twice along one dimension of the latents "
+                f"{', '.join(map(repr, factor.latents))}: the exact sum over them is not tractable."
+            )
+        sizes.update(zip(names, (factor.batch_shape[a] for a in factor.keep), strict=True))
+        dims.append(names)
+        gathered.append(tuple((n, StaticArray(np.transpose(i, _kept_last(i, factor.keep)).reshape(
+            [i.shape[a] for a in factor.keep]))) for n, i in indexed.items()))  # fmt: skip
+    latents, scales = [], {}
+    for name in members:
+        shape = model.sites[name].batch_shape
+        axes = [a for a, n in enumerate(shape) if n > 1]
+        own = tuple(named((name, a)) for a in axes)
+        sizes.update(zip(own, (shape[a] for a in axes), strict=True))
+        latents.append((name, len(model.sites[name].support), own))
+        scale = _latent_scale(model, name)
+        if scale is not None:
+            scales[name] = scale
+    layout = Layout(tuple(dims), tuple(sorted(sizes.items())), tuple(latents))
+    factors = tuple(f for f, _ in relevant)
+    if not any(gathered):
+        layout = Layout(layout.dims, layout.sizes, layout.latents, chunk_for(factors, layout, shapes))
+    evidence = Enumeration(factors, scales, tuple(gathered), layout)
+    evidence.plan()
+    return Block(evidence, tuple(positions))
+
+
+def _kept_last(index: np.ndarray, keep: Sequence[int]) -> list[int]:
+    return [a for a in range(index.ndim) if a not in keep] + list(keep)
+
+
+def _latent_scale(model: Model, name: str) -> Any:
+    """A latent's own scale over its axes longer than 1, or None."""
+    number = model.outputs[name]["scale"]
+    if number is None:
+        return None
+    scale = jnp.asarray(model.program.known[number], jnp.result_type(float))
+    shape = model.sites[name].batch_shape
+    scale = jnp.reshape(scale, [1] * (len(shape) - scale.ndim) + list(scale.shape))
+    unit = tuple(a for a, n in enumerate(shape) if n == 1)
+    return jnp.squeeze(scale, unit)

@@ -1,0 +1,71 @@
+"""The complete-data log density as a function of the parameters: Q(θ) = Σ ⟨slots(θ), S⟩ + log priors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+
+from ._evidence import Factor
+from ._family import AbstractFamily
+from ._links import Program
+from ._types import Array, Params
+
+
+class Prior(eqx.Module):
+    """The density that a maximised site keeps.
+
+    Attributes:
+        site: name of the site, and of the parameter.
+        family: its exponential family, or None.
+        weight: mask times scale, or None for ones.
+    """
+
+    site: str = eqx.field(static=True)
+    family: AbstractFamily | None = eqx.field(static=True)
+    weight: Array | None
+
+
+class CompleteData(eqx.Module):
+    """Everything the M-step may look at: links, factors and priors.
+
+    Attributes:
+        program: parameters -> arguments of all entries (factors first, then priors), for every latent value.
+        known: the program's data, by value number.
+        names: parameters in the program's order.
+        outputs: per entry, (argument name, value number) pairs.
+        factors, priors: the entries.
+    """
+
+    program: Program = eqx.field(static=True)
+    known: dict[int, Any]
+    names: tuple[str, ...] = eqx.field(static=True)
+    outputs: tuple[tuple[tuple[str, int], ...], ...] = eqx.field(static=True)
+    factors: tuple[Factor, ...]
+    priors: tuple[Prior, ...]
+
+    def arguments(self, params: Params) -> list[dict[str, Any]]:
+        """Aligned distribution arguments of every entry."""
+        results = self.program([jnp.asarray(params[n]) for n in self.names], self.known)
+        values = dict(zip(self.program.outputs, results, strict=True))
+        return [{name: values[number] for name, number in entry} for entry in self.outputs]
+
+    def slots(self, params: Params) -> list[Any]:
+        """Natural parameters of every factor."""
+        arguments = self.arguments(params)[: len(self.factors)]
+        return [f.slots(a) for f, a in zip(self.factors, arguments, strict=True)]
+
+    def log_prior(self, params: Params) -> Array:
+        """Log density of the maximised sites that are not flat, on the constrained value, without Jacobian."""
+        total = jnp.zeros(())
+        for prior, arguments in zip(self.priors, self.arguments(params)[len(self.factors) :], strict=True):
+            term = arguments["log_prob"]
+            total = total + jnp.sum(term if prior.weight is None else term * prior.weight)
+        return total
+
+    def objective(self, params: Params, statistics: Sequence[Any]) -> Array:
+        """Q(θ) for given expected statistics, up to a constant."""
+        slots = self.slots(params)
+        return sum((jnp.sum(s * t) for s, t in zip(slots, statistics, strict=True)), self.log_prior(params))

@@ -1,0 +1,190 @@
+"""A derivation: what was found in a model, and the very modules that run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from ._blocks import Block, Skeleton, build
+from ._complete import CompleteData
+from ._evidence import Enumeration, Observed
+from ._model import Model, read_model
+from ._recognise import Plan, recognise
+from ._render import Page, page
+from ._types import Array, Params
+from ._update import ClosedForm, Update
+
+
+class Machine(eqx.Module):
+    """The derived algorithm as one pytree: data are leaves, structure is static.
+
+    Attributes:
+        complete: links, factors and priors.
+        evidences: the E-step engines.
+        positions: per engine, its factors' positions among all.
+        updates: the M-steps, in order.
+    """
+
+    complete: CompleteData
+    evidences: tuple[Enumeration | Observed, ...]
+    positions: tuple[tuple[int, ...], ...] = eqx.field(static=True)
+    updates: tuple[Update, ...]
+
+    def prepare(self) -> tuple[Any, ...]:
+        """What does not change with the parameters: computed once, before the loop."""
+        return tuple(e.prepare() for e in self.evidences)
+
+    def log_likelihood(self, params: Params, prepared: Sequence[Any] | None = None) -> Array:
+        """Observed-data log-likelihood."""
+        slots = self.complete.slots(params)
+        prepared = [None] * len(self.evidences) if prepared is None else prepared
+        return sum(
+            (e.log_evidence([slots[i] for i in at], p)
+             for e, at, p in zip(self.evidences, self.positions, prepared, strict=True)),
+            jnp.zeros(()),
+        )  # fmt: skip
+
+    def objective(self, params: Params) -> Array:
+        """What EM climbs: the log-likelihood plus the log priors."""
+        return self.log_likelihood(params) + self.complete.log_prior(params)
+
+    def e_step(self, params: Params, prepared: Sequence[Any]) -> tuple[Array, list[Any]]:
+        """The log-likelihood and the expected sufficient statistics of every factor."""
+        slots = self.complete.slots(params)
+        total, statistics = jnp.zeros(()), [None] * len(slots)
+        for evidence, at, data in zip(self.evidences, self.positions, prepared, strict=True):
+            value, found = evidence.expected_statistics([slots[i] for i in at], data)
+            total = total + value
+            for i, s in zip(at, found, strict=True):
+                statistics[i] = s
+        return total, statistics
+
+    def m_step(self, params: Params, statistics: Sequence[Any]) -> tuple[Params, dict[str, Any]]:
+        """Parameters that raise Q, and what had to be done to keep them finite."""
+        flags: dict[str, Any] = {n: jnp.asarray(0) for n in self.complete.names}
+        for update in self.updates:
+            params, found = update(self.complete, params, statistics)
+            flags |= found
+        return params, flags
+
+
+@dataclass(frozen=True)
+class Found:
+    """What was decided about one latent or parameter.
+
+    Attributes:
+        family: of its conditional distribution, for example "categorical" or "gaussian".
+        method: how it is dealt with.
+        exact: whether nothing is estimated.
+        reason: a sentence.
+        declined: what was tried first, and why it did not fit.
+    """
+
+    family: str
+    method: str
+    exact: bool
+    reason: str
+    declined: tuple[str, ...] = ()
+
+
+_FAMILIES = {
+    "u, uu'": "gaussian",
+    "log u_k": "dirichlet",
+    "log u, log(1-u)": "beta",
+    "log|Σ|, Σ⁻¹": "inverse wishart",
+    "cos u, sin u": "von mises",
+}
+
+
+def _parameter_family(plan: Plan) -> str:
+    if plan.features.startswith("log u, u^"):
+        return "gamma" if float(plan.features.split("^")[1]) > 0 else "inverse gamma"
+    return _FAMILIES.get(plan.features, "none")
+
+
+class Derivation:
+    """The EM algorithm of a model, as it will run. `print` it; notebooks render it.
+
+    Attributes:
+        latents: per latent site: family, method, exact, reason, declined.
+        params: the same per parameter.
+        exact: whether the E-step is exact and every M-step climbs the exact Q.
+        closed_form: whether every M-step is in closed form.
+        statistics: expected sufficient statistics by name -> shape.
+        machine: the modules that run.
+    """
+
+    def __init__(self, model: Model, machine: Machine, skeletons: Sequence[Skeleton], plans: Mapping[str, Plan]) -> None:
+        self.model = model
+        self.machine = machine
+        self.latents = {n: self._latent(n) for n in model.latents}
+        self.params = {n: _parameter(plan) for n, plan in plans.items()}
+        self.exact = all(f.exact for f in (*self.latents.values(), *self.params.values()))
+        self.closed_form = all(f.method != "newton" and f.method != "gradient" for f in self.params.values())
+        initial = {n: p.initial for n, p in model.parameters.items()}
+        slots = jax.eval_shape(lambda: machine.complete.slots(initial))
+        self.statistics = {f"E[T({f.site})]": s.shape for f, s in zip(machine.complete.factors, slots, strict=True)}
+        self._page = page(model, machine.complete, machine.evidences, skeletons, plans, slots, self)
+
+    def _latent(self, name: str) -> Found:
+        site = self.model.sites[name]
+        size = len(site.support)
+        family = "bernoulli" if site.binary else "categorical"
+        reason = f"summed over its {size} values, plates as batch axes"
+        return Found(family, "enumeration", True, reason)
+
+    @property
+    def page(self) -> Page:
+        """The derivation as sections of text."""
+        return self._page
+
+    def __str__(self) -> str:
+        return self._page.text()
+
+    def __repr__(self) -> str:
+        return f"Derivation(latents={list(self.latents)}, params={list(self.params)}, exact={self.exact})"
+
+    def _repr_markdown_(self) -> str:
+        return self._page.markdown()
+
+
+def _parameter(plan: Plan) -> Found:
+    declined = tuple(dict.fromkeys(plan.declined))
+    if plan.update is None:
+        return Found("none", "fixed", True, "no factor depends on it", declined)
+    method = plan.update.method
+    if method != "closed form":
+        return Found("none", method, True, "climbs the exact Q on the expected statistics", declined)
+    what = "the mode of its conditional" if isinstance(plan.update, ClosedForm) else "weighted least squares"
+    ecm = "; conditional on the other parameters (ECM)" if plan.conditional else ""
+    return Found(_parameter_family(plan), method, True, f"{what}, features {{{plan.features}}}{ecm}", declined)
+
+
+def derive(
+    model: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], maximize: Any, flat: Any
+) -> Derivation:
+    """Read a model and derive its EM algorithm.
+
+    Args:
+        model: a NumPyro model.
+        args, kwargs: its arguments.
+        maximize, flat: as in `EM`.
+
+    Raises:
+        ValueError: bad input.
+        Refusal: a part that autoem cannot do exactly.
+    """
+    read = read_model(model, args, kwargs, maximize, flat)
+    complete, blocks, skeletons = build(read)
+    updates, plans = recognise(read, complete)
+    machine = Machine(complete, _evidences(blocks), tuple(b.positions for b in blocks), tuple(updates))
+    return Derivation(read, machine, skeletons, plans)
+
+
+def _evidences(blocks: Sequence[Block]) -> tuple[Enumeration | Observed, ...]:
+    return tuple(b.evidence for b in blocks)

@@ -1,0 +1,395 @@
+"""The public face: EM.init / update / run, and one loop that the library owns."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm.auto import tqdm
+
+from ._derivation import Derivation, Machine, derive
+from ._model import initial_values
+from ._result import EMResult, EMState, Status
+from ._types import Array, Key, Params, Refusal
+from ._uncertainty import certify, standard_errors
+from ._update import FLOORED, SENTENCES
+from . import _posterior
+
+_BLOCK = 50
+"""Steps per compiled call: how often the progress bar hears."""
+
+
+class _Carry(NamedTuple):
+    """Loop state: parameters, last objective and its last two increases, last step length, verdict."""
+
+    params: Params
+    flags: dict[str, Any]
+    objective: Any
+    increase: Any
+    length: Any
+    calm: Any
+    verdict: Any
+    steps: Any
+
+
+_RUNNING, _DONE, _FELL, _BROKE = 0, 1, 2, 3
+_VERDICTS = {_RUNNING: Status.MAX_STEPS, _DONE: Status.CONVERGED, _FELL: Status.DECREASED, _BROKE: Status.NONFINITE}
+
+
+def _distance(new: Params, old: Params) -> Array:
+    """Largest change of any parameter, relative to that parameter's largest element."""
+    parts = [
+        jnp.max(jnp.abs(new[n] - old[n])) / (jnp.max(jnp.abs(old[n])) + 1e-8) for n in new if jnp.size(new[n])
+    ]
+    return functools.reduce(jnp.maximum, parts)
+
+
+def _remaining(step: Array, previous: Array) -> Array:
+    """Aitken: what is left of a geometric sequence after a step of this length (infinite if it is not shrinking)."""
+    rate = step / jnp.where(previous > 0, previous, 1.0)
+    left = step * rate / jnp.where(rate < 1, 1 - rate, 1.0)
+    return jnp.where(step == 0, 0.0, jnp.where((previous > 0) & (rate < 1), jnp.maximum(left, 0.0), jnp.inf))
+
+
+def _step(machine: Machine, prepared: Any, carry: _Carry, tol: Array) -> tuple[_Carry, Array, Array]:
+    log_likelihood, statistics = machine.e_step(carry.params, prepared)
+    objective = log_likelihood + machine.complete.log_prior(carry.params)
+    params, flags = machine.m_step(carry.params, statistics)
+    eps = jnp.finfo(objective.dtype).eps
+    noise = 8 * eps * jnp.abs(objective)
+    increase = objective - carry.objective
+    length = _distance(params, carry.params)
+    # In single precision differences of log-likelihoods are mostly rounding: there the parameters decide.
+    still = (jnp.abs(increase) <= noise) | (_remaining(jnp.abs(increase), jnp.abs(carry.increase)) <= tol)
+    near = _remaining(length, carry.length) <= jnp.maximum(jnp.sqrt(eps) * 50, 1e-6)
+    calm = jnp.where(still & near, carry.calm + 1, 0)
+    fell = increase < -1e4 * eps * jnp.abs(objective)
+    finite = jnp.isfinite(objective)
+    finite = functools.reduce(jnp.logical_and, [jnp.all(jnp.isfinite(v)) for v in params.values()], finite)
+    verdict = jnp.where(~finite, _BROKE, jnp.where(fell, _FELL, jnp.where((calm >= 2) | (length == 0), _DONE, _RUNNING)))
+    kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), params, carry.params)
+    new = _Carry(kept, flags, objective, increase, length, calm, verdict, carry.steps + 1)
+    return new, log_likelihood, objective
+
+
+@eqx.filter_jit
+def _advance(machine: Machine, prepared: Any, carry: _Carry, tol: Array, most: Array) -> Any:
+    """Up to `_BLOCK` steps, never beyond step `most`, until there is a verdict: (carry, log-likelihoods, objectives)."""
+
+    def one(carry: _Carry, first: Array) -> Any:
+        history = jnp.full((2, _BLOCK), jnp.nan)
+
+        def body(loop: Any) -> Any:
+            carry, history = loop
+            new, log_likelihood, objective = _step(machine, prepared, carry, tol)
+            history = history.at[:, carry.steps - first].set(jnp.stack([log_likelihood, objective]).astype(history.dtype))
+            return new, history
+
+        def running(loop: Any) -> Any:
+            carry, _ = loop
+            return (carry.verdict == _RUNNING) & (carry.steps < most) & (carry.steps - first < _BLOCK)
+
+        return jax.lax.while_loop(running, body, (carry, history))
+
+    return jax.vmap(one)(carry, carry.steps)
+
+
+@eqx.filter_jit
+def _prepare(machine: Machine) -> Any:
+    return machine.prepare()
+
+
+@eqx.filter_jit
+def _update(machine: Machine, params: Params) -> Any:
+    log_likelihood, statistics = machine.e_step(params, machine.prepare())
+    params, flags = machine.m_step(params, statistics)
+    return params, flags, log_likelihood
+
+
+@eqx.filter_jit
+def _log_likelihood(machine: Machine, params: Params) -> Array:
+    return machine.log_likelihood(params)
+
+
+class EM:
+    """Expectation-maximisation for a NumPyro model, derived from the model itself.
+
+    Args:
+        model: any NumPyro model; an `EM` object is callable and is the model.
+        maximize: names of sample sites to treat as parameters (their density stays as a prior), "global" for every
+            continuous latent that is not local to the data, or None. `numpyro.param` sites always are parameters.
+        flat: names of maximised sites whose prior is ignored (maximum likelihood), or True for all of them.
+        strict: raise where a part is not exact or not in closed form.
+        check: run the run-time certificate: log p(x, z) - log q(z | x) must be the log-likelihood for every z.
+
+    Raises:
+        ValueError: on bad names, from the first method that sees data.
+    """
+
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        *,
+        maximize: list[str] | tuple[str, ...] | str | None = None,
+        flat: list[str] | tuple[str, ...] | bool | None = None,
+        strict: bool = False,
+        check: bool = False,
+    ) -> None:
+        if not callable(model):
+            raise TypeError(f"EM needs a model, a callable; got {type(model).__name__}.")
+        self.model = model
+        self.maximize = maximize
+        self.flat = flat
+        self.strict = strict
+        self.check = check
+        functools.update_wrapper(self, model)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The model itself."""
+        return self.model(*args, **kwargs)
+
+    def derive(self, *args: Any, **kwargs: Any) -> Derivation:
+        """The EM algorithm for these arguments; print it.
+
+        Raises:
+            ValueError: bad data or names.
+            NotImplementedError: a part of the model that autoem declines, or with `strict`, does not do in closed form.
+        """
+        derivation = derive(self.model, args, kwargs, self.maximize, self.flat)
+        if self.strict and not (derivation.exact and derivation.closed_form):
+            reasons = [f"{n}: {f.method} ({'; '.join(f.declined)})" for n, f in derivation.params.items()
+                       if f.method in ("newton", "gradient")]  # fmt: skip
+            raise Refusal("strict=True, and these parts are not in closed form: " + " | ".join(reasons))
+        return derivation
+
+    def init(self, rng_key: Key, *args: Any, init_params: Params | None = None, **kwargs: Any) -> EMState:
+        """Starting state.
+
+        Args:
+            rng_key: for random starting values (a param's callable initialiser, a maximised site's prior draw).
+            init_params: constrained starting values by name; they replace the model's own.
+
+        Raises:
+            ValueError: `init_params` has an unknown name, a wrong shape, or values outside the constraint.
+        """
+        return self._init(self.derive(*args, **kwargs), rng_key, args, kwargs, init_params)
+
+    def _init(self, derivation: Derivation, rng_key: Key, args: Any, kwargs: Any, init_params: Params | None) -> EMState:
+        rng_key, start_key = jax.random.split(rng_key)
+        params = initial_values(self.model, args, kwargs, start_key, derivation.model.parameters)
+        params = {n: jnp.asarray(v) for n, v in params.items()}
+        for name, value in (init_params or {}).items():
+            params[name] = _checked(name, value, derivation)
+        flags = {n: jnp.asarray(0) for n in params}
+        return EMState(params, rng_key, jnp.asarray(jnp.nan), jnp.asarray(0), flags)
+
+    def update(self, state: EMState, *args: Any, **kwargs: Any) -> tuple[EMState, Array]:
+        """One EM step: pure, so `jit` and `vmap` it as you like.
+
+        Returns:
+            The new state, and the log-likelihood of the parameters that came in.
+        """
+        machine = self.derive(*args, **kwargs).machine
+        params, flags, log_likelihood = _update(machine, state.params)
+        return EMState(params, state.rng_key, log_likelihood, state.num_steps + 1, flags), log_likelihood
+
+    def get_params(self, state: EMState) -> Params:
+        """Constrained values by name."""
+        return state.params
+
+    def run(
+        self,
+        rng_key: Key,
+        num_steps: int,
+        *args: Any,
+        progress_bar: bool = True,
+        init_state: EMState | None = None,
+        init_params: Params | None = None,
+        tol: float | None = None,
+        num_restarts: int = 1,
+        throw: bool = False,
+        **kwargs: Any,
+    ) -> EMResult:
+        """Fit: EM steps until convergence, at most `num_steps`.
+
+        Converged means twice in a row: Aitken's extrapolation leaves less than `tol` to gain in the objective
+        (default 1e-8, or rounding where that is coarser), and the same extrapolation of the parameters' steps leaves
+        less than 1e-6 (single precision: 0.02) of the parameters' size to go.
+
+        Args:
+            rng_key: a JAX key; the same key gives the same result.
+            num_steps: most steps.
+            progress_bar: show one.
+            init_state: go on from here instead of starting anew.
+            init_params: starting values by name, constrained.
+            tol: see above.
+            num_restarts: starts from as many keys, fitted together by `vmap`; the best objective is returned.
+            throw: raise if the fit did not converge.
+
+        Raises:
+            ValueError: bad data, names or starting values; data that are impossible under the starting values.
+            RuntimeError: with `throw`, if the fit did not converge; with `check`, if the certificate fails.
+        """
+        if num_steps < 1:
+            raise ValueError(f"num_steps must be at least 1, got {num_steps}.")
+        if num_restarts < 1:
+            raise ValueError(f"num_restarts must be at least 1, got {num_restarts}.")
+        if init_state is not None and (num_restarts > 1 or init_params is not None):
+            raise ValueError("init_state goes with neither init_params nor num_restarts.")
+        derivation = self.derive(*args, **kwargs)
+        machine = derivation.machine
+        if init_state is not None:
+            states = [init_state]
+        else:
+            keys = [rng_key] if num_restarts == 1 else list(jax.random.split(rng_key, num_restarts))
+            states = [self._init(derivation, key, args, kwargs, init_params) for key in keys]
+            _require_distinct(states)
+        _posterior.require_possible(derivation, states[0].params)
+        carry, log_likelihoods, objectives = _loop(machine, states, num_steps, tol, progress_bar)
+        scores = np.where(np.isfinite(np.asarray(carry.objective)), np.asarray(carry.objective), -np.inf)
+        best = int(np.argmax(scores))
+        picked: _Carry = jax.tree.map(lambda a: a[best], carry)
+        steps = int(picked.steps)
+        status = _VERDICTS[int(picked.verdict)]
+        if any(int(f) == FLOORED for f in picked.flags.values()) and status is not Status.NONFINITE:
+            status = Status.DEGENERATE
+        _warn(picked.flags, status)
+        state = EMState(picked.params, states[best].rng_key, jnp.asarray(log_likelihoods[best][steps - 1]),
+                        states[best].num_steps + steps, picked.flags)  # fmt: skip
+        if self.check:
+            certify(self.model, derivation, picked.params, args, kwargs)
+        if throw and status is not Status.CONVERGED:
+            raise RuntimeError(status.value)
+        finals = [row[int(n) - 1] for row, n in zip(log_likelihoods, carry.steps, strict=True)]
+        return EMResult(picked.params, jnp.asarray(log_likelihoods[best][:steps]), jnp.asarray(objectives[best][:steps]),
+                        steps, status is Status.CONVERGED, status, state, derivation,
+                        np.asarray(finals) if num_restarts > 1 else None)  # fmt: skip
+
+    def log_likelihood(self, params: Params, *args: Any, **kwargs: Any) -> Array:
+        """Observed-data log-likelihood, every constant included, without the priors of maximised sites.
+
+        Differentiable in `params`.
+        """
+        derivation = self.derive(*args, **kwargs)
+        return _log_likelihood(derivation.machine, _complete_params(params, derivation))
+
+    def posterior(self, params: Params, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Distribution of every latent given data and parameters: site -> NumPyro distribution, batched as the site."""
+        derivation = self.derive(*args, **kwargs)
+        return _posterior.posterior(derivation, _complete_params(params, derivation))
+
+    def sample_posterior(
+        self, rng_key: Key, params: Params, *args: Any, num_samples: int = 1, **kwargs: Any
+    ) -> dict[str, Array]:
+        """Joint draws of all latents given data and parameters: site -> (num_samples, *site shape)."""
+        derivation = self.derive(*args, **kwargs)
+        return _posterior.sample(derivation, rng_key, _complete_params(params, derivation), num_samples)
+
+    def decode(self, params: Params, *args: Any, **kwargs: Any) -> dict[str, Array]:
+        """The most probable joint assignment of all latents: site -> values."""
+        derivation = self.derive(*args, **kwargs)
+        return _posterior.decode(derivation, _complete_params(params, derivation))
+
+    def standard_errors(self, params: Params, *args: Any, **kwargs: Any) -> dict[str, Array]:
+        """Standard errors from the observed information (the Hessian of the objective at `params`).
+
+        Exact derivatives; the delta method carries them from free coordinates to the constrained values. NaN where
+        the information is not positive definite (a saddle, a boundary, an unidentified parameter), with a warning.
+        """
+        derivation = self.derive(*args, **kwargs)
+        return standard_errors(derivation, _complete_params(params, derivation))
+
+
+def em(model: Callable[..., Any] | None = None, **options: Any) -> Any:
+    """`EM` as a decorator: `@autoem.em` or `@autoem.em(maximize=[...])`."""
+    if model is None:
+        return functools.partial(em, **options)
+    return EM(model, **options)
+
+
+def _checked(name: str, value: Any, derivation: Derivation) -> Array:
+    parameters = derivation.model.parameters
+    if name not in parameters:
+        raise ValueError(f"init_params names {name!r}, which is not a parameter. There are: "
+                         f"{', '.join(map(repr, parameters))}.")  # fmt: skip
+    wanted = jnp.asarray(parameters[name].initial)
+    value = jnp.asarray(value, wanted.dtype)
+    if value.shape != wanted.shape:
+        raise ValueError(f"init_params[{name!r}] has shape {value.shape}; the model's has {wanted.shape}.")
+    if not isinstance(value, jax.core.Tracer):
+        if not bool(jnp.all(jnp.isfinite(value))):
+            raise ValueError(f"init_params[{name!r}] holds NaN or infinite values.")
+        if not bool(jnp.all(parameters[name].constraint(value))):
+            raise ValueError(f"init_params[{name!r}] is outside its constraint {parameters[name].constraint}.")
+    return value
+
+
+def _complete_params(params: Params, derivation: Derivation) -> Params:
+    wanted = derivation.model.parameters
+    missing = [n for n in wanted if n not in params]
+    unknown = [n for n in params if n not in wanted]
+    if missing or unknown:
+        raise ValueError(f"params must have exactly the parameters {list(wanted)}; missing {missing}, unknown {unknown}.")
+    for name, parameter in wanted.items():
+        if jnp.shape(params[name]) != jnp.shape(parameter.initial):
+            raise ValueError(f"params[{name!r}] has shape {jnp.shape(params[name])}; the model's has "
+                             f"{jnp.shape(parameter.initial)}.")  # fmt: skip
+    return {n: jnp.asarray(params[n]) for n in wanted}
+
+
+def _require_distinct(states: list[EMState]) -> None:
+    if len(states) < 2:
+        return
+    first, second = states[0].params, states[1].params
+    if all(bool(jnp.all(first[n] == second[n])) for n in first):
+        raise ValueError("num_restarts > 1, but all starts are the same: give a numpyro.param a callable initial value "
+                         "(a function of a key), or leave a maximised site out of init_params.")  # fmt: skip
+
+
+def _loop(machine: Machine, states: list[EMState], num_steps: int, tol: float | None, progress_bar: bool) -> Any:
+    """All starts together; per start the histories."""
+    params = jax.tree.map(lambda *leaves: jnp.stack(leaves), *[s.params for s in states])
+    count = len(states)
+    real = jnp.result_type(float)
+    carry = _Carry(
+        params,
+        {n: jnp.zeros(count, int) for n in params},
+        jnp.full(count, -jnp.inf, real),
+        jnp.full(count, jnp.inf, real),
+        jnp.full(count, jnp.inf, real),
+        jnp.zeros(count, int),
+        jnp.zeros(count, int),
+        jnp.zeros(count, int),
+    )
+    prepared = _prepare(machine)
+    tolerance = jnp.asarray(1e-8 if tol is None else tol, real)
+    histories: list[np.ndarray] = []
+    taken: list[np.ndarray] = []
+    with tqdm(total=num_steps, disable=not progress_bar) as bar:
+        while True:
+            before = np.asarray(carry.steps)
+            carry, history = _advance(machine, prepared, carry, tolerance, jnp.asarray(num_steps))
+            after = np.asarray(carry.steps)
+            histories.append(np.asarray(history))
+            taken.append(after - before)
+            bar.update(int(after.max() - before.max()))
+            if progress_bar:
+                bar.set_postfix_str(f"objective: {float(np.max(np.asarray(carry.objective))):.4f}", refresh=False)
+            if not np.any((np.asarray(carry.verdict) == _RUNNING) & (after < num_steps)):
+                break
+    rows = [np.concatenate([h[i, :, : t[i]] for h, t in zip(histories, taken, strict=True)], -1) for i in range(count)]
+    return carry, [r[0] for r in rows], [r[1] for r in rows]
+
+
+def _warn(flags: dict[str, Any], status: Status) -> None:
+    for name, flag in flags.items():
+        if int(flag):
+            warnings.warn(f"Parameter {name!r} {SENTENCES[int(flag)]}.", stacklevel=3)
+    if status in (Status.DECREASED, Status.NONFINITE):
+        warnings.warn(status.value, stacklevel=3)

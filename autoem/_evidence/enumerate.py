@@ -1,0 +1,225 @@
+"""Discrete latents, exactly: log evidence by elimination, expected statistics as its gradient."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from .._types import Array, Key, StaticArray
+from ._elimination import (
+    Step,
+    Table,
+    Variable,
+    backtrack,
+    eliminate,
+    log_sum_exp,
+    maximum,
+)
+from ._factor import Factor, sliced
+
+Slots = Sequence[Any]
+
+_CHUNK = 2**17
+"""Elements (rows times features and states) per chunk: what stays in a core's cache."""
+
+
+class Layout(eqx.Module):
+    """Static facts of a block.
+
+    Attributes:
+        dims: per factor, the dimension of each kept axis.
+        sizes: length of every dimension.
+        latents: (name, number of values, dimensions) of every latent, in model order.
+        chunk: (dimension, rows) along which the block falls into independent parts, or None.
+    """
+
+    dims: tuple[tuple[str, ...], ...] = eqx.field(static=True)
+    sizes: tuple[tuple[str, int], ...] = eqx.field(static=True)
+    latents: tuple[tuple[str, int, tuple[str, ...]], ...] = eqx.field(static=True)
+    chunk: tuple[str, int] | None = eqx.field(static=True, default=None)
+
+
+class Enumeration(eqx.Module):
+    """A block of discrete latents that meet in factors. L = log Σ_z Π f, by elimination with plates as axes.
+
+    Attributes:
+        factors: the block's factors.
+        scales: scale of each latent that has one: (dims..., broadcastable).
+        gathered: per factor, for latents reached through an index: flat element numbers over the kept axes.
+        layout: static facts.
+    """
+
+    factors: tuple[Factor, ...]
+    scales: dict[str, Array]
+    gathered: tuple[tuple[tuple[str, StaticArray], ...], ...] = eqx.field(static=True)
+    layout: Layout
+
+    method = "enumeration"
+
+    def prepare(self) -> Any:
+        """Whatever does not change with the parameters; None where it is cheaper to redo chunk by chunk."""
+        return None if self.layout.chunk else tuple(f.statistics() for f in self.factors)
+
+    def log_evidence(self, slots: Slots, prepared: Any, tilt: dict[str, Any] | None = None) -> jax.Array:
+        """L(slots). `tilt` adds to the log density of each value of each latent element: its gradient is q(z)."""
+        if self.layout.chunk is None or tilt is not None:
+            return self._whole(slots, prepared, tilt)
+        part = jax.checkpoint(self._part, static_argnums=(2,))
+
+        def step(total: Any, start: Any) -> tuple[Any, None]:
+            return total + part(slots, start, self.layout.chunk[1]), None  # type: ignore[index]
+
+        starts, rest = self._starts()
+        total, _ = jax.lax.scan(step, jnp.zeros(()), starts)
+        return total + (part(slots, starts.size * self.layout.chunk[1], rest) if rest else 0.0)
+
+    def expected_statistics(self, slots: Slots, prepared: Any) -> tuple[jax.Array, Slots]:
+        """L and S = ∇L, one array per factor, shaped like its slots: summed over all that the slots share."""
+        if self.layout.chunk is None:
+            return jax.value_and_grad(lambda s: self._whole(s, prepared, None))(slots)
+        size = self.layout.chunk[1]
+
+        def part(start: Any, rows: int) -> Any:
+            return jax.value_and_grad(lambda s: self._part(s, start, rows))(slots)
+
+        def step(total: Any, start: Any) -> tuple[Any, None]:
+            return jax.tree.map(jnp.add, total, part(start, size)), None
+
+        starts, rest = self._starts()
+        total = jax.tree.map(jnp.zeros_like, (jnp.zeros(()), slots))
+        total, _ = jax.lax.scan(step, total, starts)
+        return jax.tree.map(jnp.add, total, part(starts.size * size, rest)) if rest else total
+
+    def marginals(self, slots: Slots) -> dict[str, jax.Array]:
+        """q(z = k) for every element of every latent: (values, dims...)."""
+        prepared = tuple(f.statistics() for f in self.factors)
+        sizes = dict(self.layout.sizes)
+        tilt = {n: jnp.zeros((k, *(sizes[d] for d in dims))) for n, k, dims in self.layout.latents}
+        return jax.grad(lambda t: self._whole(slots, prepared, t))(tilt)
+
+    def choose(
+        self, slots: Slots, pick: Callable[[str, jax.Array], jax.Array], reduction: Any = log_sum_exp
+    ) -> tuple[dict[str, jax.Array], jax.Array]:
+        """Joint states (dims..., as indices of the support) and their log q."""
+        prepared = tuple(f.statistics() for f in self.factors)
+        _, steps = self._eliminate(slots, prepared, None, reduction)
+        return backtrack(steps, self._variables(), pick)
+
+    def mode(self, slots: Slots) -> dict[str, jax.Array]:
+        """The most probable joint states."""
+        return self.choose(slots, lambda _, log_p: jnp.argmax(log_p, 0), maximum)[0]
+
+    def sample(self, key: Key, slots: Slots) -> dict[str, jax.Array]:
+        """One joint draw of all states."""
+        return self.sample_with_density(key, slots)[0]
+
+    def sample_with_density(self, key: Key, slots: Slots) -> tuple[dict[str, jax.Array], jax.Array]:
+        """One joint draw of all states, and its log density q(z | x)."""
+        keys = {n: jax.random.fold_in(key, i) for i, (n, _, _) in enumerate(self.layout.latents)}
+        return self.choose(slots, lambda n, log_p: jax.random.categorical(keys[n], log_p, axis=0))
+
+    def order(self) -> list[str]:
+        """Latents in the order in which they are eliminated."""
+        return [step.name for step in self.plan()]
+
+    def plan(self) -> list[Step]:
+        """The steps of the elimination, without doing it."""
+        steps: list[Step] = []
+
+        def run() -> Any:
+            triples = zip(self.factors, self.layout.dims, self.gathered, strict=True)
+            tables = [self._blank(*triple) for triple in triples]
+            steps.extend(self._reduce(tables, None, log_sum_exp)[1])
+            return 0.0
+
+        jax.eval_shape(run)
+        return steps
+
+    def _blank(self, factor: Factor, dims: tuple[str, ...], gathered: Any) -> Table:
+        sizes = {n: k for n, k, _ in self.layout.latents} | dict(self.layout.sizes)
+        return Table(jnp.zeros([sizes[n] for n in (*factor.latents, *dims)]), factor.latents, dims, _indices(gathered))
+
+    def _variables(self) -> dict[str, Variable]:
+        return {n: Variable(n, k, dims, self.scales.get(n)) for n, k, dims in self.layout.latents}
+
+    def _eliminate(self, slots: Slots, prepared: Any, tilt: Any, reduction: Any) -> tuple[Any, list[Step]]:
+        tables = []
+        for factor, s, (features, base), dims, gathered in zip(
+            self.factors, slots, prepared, self.layout.dims, self.gathered, strict=True
+        ):
+            array = factor.table(s, features, base, factor.batch_shape)
+            tables.append(Table(array, factor.latents, dims, _indices(gathered)))
+        return self._reduce(tables, tilt, reduction)
+
+    def _reduce(self, tables: list[Table], tilt: Any, reduction: Any) -> tuple[Any, list[Step]]:
+        variables = self._variables()
+        for name, array in (tilt or {}).items():
+            tables = [*tables, Table(array, (name,), variables[name].dims)]
+        return eliminate(tables, variables, dict(self.layout.sizes), reduction)
+
+    def _whole(self, slots: Slots, prepared: Any, tilt: Any) -> jax.Array:
+        prepared = tuple(f.statistics() for f in self.factors) if prepared is None else prepared
+        return self._eliminate(slots, prepared, tilt, log_sum_exp)[0]
+
+    def _starts(self) -> tuple[Any, int]:
+        assert self.layout.chunk is not None
+        dim, rows = self.layout.chunk
+        whole, rest = divmod(dict(self.layout.sizes)[dim], rows)
+        return jnp.arange(whole) * rows, rest
+
+    def _part(self, slots: Slots, start: Any, rows: int) -> jax.Array:
+        """L of `rows` rows from `start` on."""
+        assert self.layout.chunk is not None
+        dim = self.layout.chunk[0]
+        tables = []
+        for factor, s, dims in zip(self.factors, slots, self.layout.dims, strict=True):
+            shape = list(factor.batch_shape)
+            part = factor
+            if dim in dims:
+                axis = factor.keep[dims.index(dim)]
+                part, shape[axis] = sliced(factor, axis, start, rows), rows
+            array = part.table(s, *part.statistics(), shape)
+            tables.append(Table(array, factor.latents, dims))
+        sizes = dict(self.layout.sizes) | {dim: rows}
+        variables = {}
+        for name, variable in self._variables().items():
+            scale = variable.scale
+            if scale is not None and dim in variable.dims and jnp.ndim(scale):
+                axis = variable.dims.index(dim)
+                if jnp.shape(scale)[axis] > 1:
+                    scale = jax.lax.dynamic_slice_in_dim(scale, start, rows, axis)
+            variables[name] = Variable(name, variable.size, variable.dims, scale)
+        return eliminate(tables, variables, sizes)[0]
+
+
+def _indices(gathered: tuple[tuple[str, StaticArray], ...]) -> dict[str, Any]:
+    return {name: index.array for name, index in gathered}
+
+
+def chunk_for(factors: Sequence[Factor], layout: Layout, slot_shapes: Sequence[tuple[int, ...]]) -> Any:
+    """A dimension along which the block falls into many independent rows with shared slots, and rows per chunk.
+
+    All latents must own the dimension, all factors must run along it, and no slot may vary along it.
+    """
+    common = set.intersection(*(set(dims) for _, _, dims in layout.latents))
+    sizes = dict(layout.sizes)
+    for dim in sorted(common, key=lambda d: -sizes[d]):
+        width = 0
+        fits = True
+        for factor, dims, shape in zip(factors, layout.dims, slot_shapes, strict=True):
+            if dim not in dims:
+                fits = False
+                break
+            position = len(factor.latents) + factor.keep[dims.index(dim)]
+            fits &= shape[position] == 1
+            per_row = math.prod(n for a, n in enumerate(factor.batch_shape) if a != factor.keep[dims.index(dim)])
+            width += (shape[-1] + math.prod(shape[: len(factor.latents)])) * per_row
+        rows = max(64, min(4096, _CHUNK // max(width, 1)))
+        if fits and sizes[dim] >= 4 * rows:
+            return dim, rows
+    return None

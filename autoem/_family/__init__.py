@@ -1,0 +1,88 @@
+"""The table of families: one exponential family per file, in an explicit order."""
+
+from typing import Any
+
+from ._base import AbstractFamily as AbstractFamily
+from ._conditional import (
+    LOG_ZERO as LOG_ZERO,
+)
+from ._conditional import (
+    Circular as Circular,
+)
+from ._conditional import (
+    Conditional as Conditional,
+)
+from ._conditional import (
+    Flat as Flat,
+)
+from ._conditional import (
+    InverseMatrix as InverseMatrix,
+)
+from ._conditional import (
+    LogOdds as LogOdds,
+)
+from ._conditional import (
+    LogPower as LogPower,
+)
+from ._conditional import (
+    LogSimplex as LogSimplex,
+)
+from ._conditional import (
+    Quadratic as Quadratic,
+)
+from ._conditional import (
+    safe_log as safe_log,
+)
+from ._conditional import (
+    symmetrise as symmetrise,
+)
+from .bernoulli import Bernoulli
+from .beta import Beta
+from .binomial import Binomial
+from .categorical import Categorical
+from .dirichlet import Dirichlet
+from .exponential import Exponential
+from .gamma import Gamma
+from .geometric import Geometric
+from .half_normal import HalfNormal
+from .improper_uniform import ImproperUniform
+from .inverse_gamma import InverseGamma
+from .laplace import Laplace
+from .multinomial import Multinomial
+from .multivariate_normal import MultivariateNormal
+from .negative_binomial import NegativeBinomial
+from .normal import Normal
+from .pareto import Pareto
+from .poisson import Poisson
+from .uniform import Uniform
+from .von_mises import VonMises
+from .weibull import Weibull
+
+FAMILIES: tuple[type[AbstractFamily], ...] = (
+    Normal,
+    MultivariateNormal,
+    Categorical,
+    Bernoulli,
+    Binomial,
+    Multinomial,
+    Geometric,
+    NegativeBinomial,
+    Poisson,
+    Exponential,
+    Gamma,
+    InverseGamma,
+    Beta,
+    Dirichlet,
+    VonMises,
+    Laplace,
+    HalfNormal,
+    Weibull,
+    Pareto,
+    Uniform,
+    ImproperUniform,
+)
+
+
+def find_family(fn: Any) -> AbstractFamily | None:
+    """The first family that recognises a NumPyro distribution (wrappers peeled off), or None."""
+    return next((family for cls in FAMILIES if (family := cls.match(fn)) is not None), None)

@@ -1,0 +1,82 @@
+"""Categorical (probs or logits): T(x) = one-hot(x)."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpyro.distributions as dist
+
+from .._types import Array, Arrays
+from ._base import AbstractFamily
+from ._conditional import LOG_ZERO, Conditional, LogSimplex, safe_log
+
+_PROBS, _LOGITS = type(dist.Categorical(probs=jnp.ones(2) / 2)), type(dist.Categorical(logits=jnp.zeros(2)))
+
+
+def log_probabilities(arguments: Arrays) -> jax.Array:
+    """Normalised log probabilities from `probs` (NumPyro does not normalise what the user gives) or `logits`."""
+    if "logits" in arguments:
+        return jnp.maximum(jax.nn.log_softmax(arguments["logits"], -1), LOG_ZERO)
+    probs = arguments["probs"]
+    return safe_log(probs) - jnp.log(jnp.sum(probs, -1, keepdims=True))
+
+
+class Categorical(AbstractFamily):
+    """Σ_k [x = k] log p_k. An exact zero of the user's stays a zero."""
+
+    argument: str = eqx.field(static=True, default="probs")
+    size: int = eqx.field(static=True, default=2)
+
+    value_ndim: ClassVar[int] = 0
+    constants: ClassVar[tuple[str, ...]] = ()
+    coupled: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def name(self) -> str:
+        """The family's name."""
+        return "categorical"
+
+    @property
+    def argument_ndims(self) -> dict[str, int]:
+        """One vector."""
+        return {self.argument: 1}
+
+    @staticmethod
+    def match(fn: Any) -> Categorical | None:
+        """dist.Categorical, by probabilities or logits."""
+        if type(fn) is _PROBS:
+            return Categorical("probs", fn.probs.shape[-1])
+        return Categorical("logits", fn.logits.shape[-1]) if type(fn) is _LOGITS else None
+
+    def centre(self, value: Array) -> None:
+        """Nothing to centre."""
+        return None
+
+    def statistics(self, value: Array, constants: Arrays) -> Array:
+        """One-hot."""
+        return jax.nn.one_hot(value, self.size, dtype=jnp.result_type(float))
+
+    def log_base(self, value: Array, constants: Arrays) -> Array:
+        """Zero."""
+        return jnp.zeros(jnp.shape(value))
+
+    def slots(self, arguments: Arrays, constants: Arrays) -> Array:
+        """Log p."""
+        return log_probabilities(arguments)
+
+    def argument_conditional(
+        self, name: str, statistics: Array, arguments: Arrays, constants: Arrays
+    ) -> Conditional | None:
+        """{log p_k}."""
+        return LogSimplex(statistics, logits=name == "logits")
+
+    def value_conditional(self, arguments: Arrays) -> Conditional | None:
+        """A categorical value is enumerated, not maximised."""
+        return None
+
+    def describe_statistics(self) -> tuple[str, ...]:
+        """Counts per category."""
+        return ("[x = k]",)

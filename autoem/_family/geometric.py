@@ -1,0 +1,73 @@
+"""Geometric (probs or logits): T(x) = (1, x), x the failures before the first success."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpyro.distributions as dist
+
+from .._types import Array, Arrays
+from ._base import AbstractFamily
+from ._conditional import Conditional, LogOdds
+from ._features import as_float, log_odds, stack, unstack
+
+
+class Geometric(AbstractFamily):
+    """log p + x log(1 - p)."""
+
+    argument: str = eqx.field(static=True, default="probs")
+
+    value_ndim: ClassVar[int] = 0
+    constants: ClassVar[tuple[str, ...]] = ()
+    coupled: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def name(self) -> str:
+        """The family's name."""
+        return "geometric"
+
+    @property
+    def argument_ndims(self) -> dict[str, int]:
+        """One scalar."""
+        return {self.argument: 0}
+
+    @staticmethod
+    def match(fn: Any) -> Geometric | None:
+        """dist.Geometric, by probability or logit."""
+        if type(fn) is dist.GeometricProbs:
+            return Geometric("probs")
+        return Geometric("logits") if type(fn) is dist.GeometricLogits else None
+
+    def centre(self, value: Array) -> None:
+        """Nothing to centre."""
+        return None
+
+    def statistics(self, value: Array, constants: Arrays) -> Array:
+        """(1, x)."""
+        x = as_float(value)
+        return stack(jnp.ones_like(x), x)
+
+    def log_base(self, value: Array, constants: Arrays) -> Array:
+        """Zero."""
+        return jnp.zeros(jnp.shape(value))
+
+    def slots(self, arguments: Arrays, constants: Arrays) -> Array:
+        """(log p, log(1 - p))."""
+        return stack(*log_odds(arguments))
+
+    def argument_conditional(
+        self, name: str, statistics: Array, arguments: Arrays, constants: Arrays
+    ) -> Conditional | None:
+        """{log p, log(1 - p)}."""
+        count, failures = unstack(statistics)
+        return LogOdds(count, failures, logits=name == "logits")
+
+    def value_conditional(self, arguments: Arrays) -> Conditional | None:
+        """A count is enumerated, not maximised."""
+        return None
+
+    def describe_statistics(self) -> tuple[str, ...]:
+        """Count and sum."""
+        return ("1", "x")

@@ -1,0 +1,12 @@
+"""How distribution arguments depend on unknowns: the only package that knows jaxprs.
+
+`program` traces a function into a flat list of operations and computes whatever depends on data only;
+`dependence` finds, per value, which elements of an unknown it depends on and how; `enumerate_` evaluates a
+program for every value of the discrete latents, holding each array no larger than it has to be.
+"""
+
+from ._coordinates import Coordinates as Coordinates, own_coordinates as own_coordinates
+from ._dependence import Dependence as Dependence, analyse as analyse
+from ._enumerate import Lazy as Lazy, evaluate_lazily as evaluate_lazily
+from ._expression import expressions as expressions
+from ._program import Program as Program, is_concrete as is_concrete, trace as trace

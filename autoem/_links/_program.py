@@ -1,0 +1,233 @@
+"""A traced function as a flat program: calls inlined, dead code gone, everything that is data only computed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import jax
+import numpy as np
+from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
+
+_CALLS = {"jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr", "core_call": "call_jaxpr", "remat": "jaxpr",
+          "checkpoint": "jaxpr", "remat2": "jaxpr", "custom_lin": "jaxpr"}  # fmt: skip
+_CUSTOM = {"custom_jvp_call": "call_jaxpr", "custom_vjp_call": "call_jaxpr", "custom_vjp_call_jaxpr": "fun_jaxpr"}
+
+
+@dataclass(frozen=True)
+class Node:
+    """One operation: `inputs` and `outputs` are value numbers. `body` is the program of a custom-derivative call."""
+
+    primitive: Any
+    params: dict[str, Any]
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    body: Program | None = None
+
+    @property
+    def name(self) -> str:
+        """The primitive's name."""
+        return self.primitive.name
+
+
+@dataclass(frozen=True, eq=False)
+class Program:
+    """A straight-line program over numbered values. Programs of the same structure are equal, whatever their data.
+
+    Attributes:
+        nodes: operations that depend on an input, in order.
+        inputs: value numbers of the inputs.
+        outputs: value numbers of the outputs.
+        avals: shape and dtype of every value.
+        known: arrays that do not depend on the inputs, by value number (data; not part of the structure).
+    """
+
+    nodes: tuple[Node, ...]
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    avals: dict[int, jax.ShapeDtypeStruct]
+    known: dict[int, Any]
+
+    def shape(self, value: int) -> tuple[int, ...]:
+        """Shape of a value."""
+        return self.avals[value].shape
+
+    @cached_property
+    def fingerprint(self) -> tuple[Any, ...]:
+        """All that makes two programs compile alike."""
+        nodes = tuple((n.name, n.inputs, n.outputs, _frozen(n)) for n in self.nodes)
+        avals = tuple(sorted((i, a.shape, str(a.dtype)) for i, a in self.avals.items()))
+        return nodes, self.inputs, self.outputs, avals, tuple(sorted(self.known))
+
+    def __hash__(self) -> int:
+        return hash(self.fingerprint)
+
+    def __eq__(self, other: object) -> bool:
+        return self is other or (isinstance(other, Program) and self.fingerprint == other.fingerprint)
+
+    def __call__(self, inputs: Sequence[Any], known: dict[int, Any] | None = None) -> list[Any]:
+        """Evaluate at `inputs`; `known` replaces the program's own data."""
+        values = dict(self.known if known is None else known)
+        values.update(zip(self.inputs, inputs, strict=True))
+        for node in self.nodes:
+            values.update(zip(node.outputs, bind(node, [values[i] for i in node.inputs]), strict=True))
+        return [values[i] for i in self.outputs]
+
+
+def bind(node: Node, operands: Sequence[Any]) -> list[Any]:
+    """Apply a node's primitive, derivative rules included."""
+    parameters = node.primitive.get_bind_params(node.params)
+    subfuns, params = parameters if isinstance(parameters, tuple) else ((), parameters)  # JAX < 0.9 gives both
+    out = node.primitive.bind(*subfuns, *operands, **params)
+    return list(out) if node.primitive.multiple_results else [out]
+
+
+def _frozen(node: Node) -> Any:
+    """A node's parameters as something hashable; nested programs with their constants."""
+    if node.body is not None:
+        return node.body.fingerprint, _contents(node.body)
+    frozen = []
+    for key, value in sorted(node.params.items()):
+        parts = value if isinstance(value, tuple | list) else [value]
+        jaxprs = [p for p in parts if isinstance(p, ClosedJaxpr | Jaxpr)]
+        if jaxprs:
+            closed = [p if isinstance(p, ClosedJaxpr) else ClosedJaxpr(p, ()) for p in jaxprs]
+            programs = [_flatten(c) for c in closed]
+            frozen.append((key, tuple((p.fingerprint, _contents(p)) for p in programs)))
+        elif not callable(value):
+            frozen.append((key, str(value)))
+    return tuple(frozen)
+
+
+def _contents(program: Program) -> Any:
+    return tuple((i, np.asarray(v).tobytes()) for i, v in sorted(program.known.items()))
+
+
+def is_concrete(*arrays: Any) -> bool:
+    """Whether all values are numbers rather than tracers."""
+    return not any(isinstance(a, jax.core.Tracer) for a in arrays)
+
+
+class _Flattener:
+    """Numbers the values of nested jaxprs into one list of nodes."""
+
+    def __init__(self) -> None:
+        self.nodes: list[Node] = []
+        self.avals: dict[int, jax.ShapeDtypeStruct] = {}
+        self.known: dict[int, Any] = {}
+
+    def new(self, aval: Any) -> int:
+        number = len(self.avals)
+        self.avals[number] = jax.ShapeDtypeStruct(aval.shape, aval.dtype)
+        return number
+
+    def constant(self, value: Any, aval: Any) -> int:
+        number = self.new(aval)
+        self.known[number] = value
+        return number
+
+    def walk(self, jaxpr: Jaxpr, consts: Sequence[Any], arguments: Sequence[int]) -> list[int]:
+        environment = dict(zip(jaxpr.invars, arguments, strict=True))
+        environment.update({v: self.constant(c, v.aval) for v, c in zip(jaxpr.constvars, consts, strict=True)})
+
+        def read(atom: Any) -> int:
+            if isinstance(atom, Literal):
+                return self.constant(np.asarray(atom.val, atom.aval.dtype), atom.aval)
+            return environment[atom]
+
+        for eqn in jaxpr.eqns:
+            operands = [read(atom) for atom in eqn.invars]
+            name = eqn.primitive.name
+            if name in _CALLS and _CALLS[name] in eqn.params:
+                inner = eqn.params[_CALLS[name]]
+                closed = inner if isinstance(inner, ClosedJaxpr) else ClosedJaxpr(inner, ())
+                results = self.walk(closed.jaxpr, closed.consts, operands)
+            else:
+                body = _flatten(eqn.params[_CUSTOM[name]]) if name in _CUSTOM else None
+                results = [self.new(v.aval) for v in eqn.outvars]
+                self.nodes.append(Node(eqn.primitive, eqn.params, tuple(operands), tuple(results), body))
+            environment.update(zip(eqn.outvars, results, strict=True))
+        return [read(atom) for atom in jaxpr.outvars]
+
+
+def _flatten(closed: ClosedJaxpr) -> Program:
+    flattener = _Flattener()
+    inputs = [flattener.new(v.aval) for v in closed.jaxpr.invars]
+    outputs = flattener.walk(closed.jaxpr, closed.consts, inputs)
+    return Program(tuple(flattener.nodes), tuple(inputs), tuple(outputs), flattener.avals, flattener.known)
+
+
+def _without_dead_code(program: Program) -> Program:
+    needed, nodes = set(program.outputs), []
+    for node in reversed(program.nodes):
+        if needed.intersection(node.outputs):
+            nodes.append(node)
+            needed.update(node.inputs)
+    known = {i: v for i, v in program.known.items() if i in needed}
+    return Program(tuple(reversed(nodes)), program.inputs, program.outputs, program.avals, known)
+
+
+def _with_data_computed(program: Program) -> Program:
+    """Run every node that no input reaches: eagerly where its operands are numbers, else within the current trace."""
+    known = dict(program.known)
+    concrete = {i for i, v in known.items() if is_concrete(v)}
+    reached = set(program.inputs)
+    early, traced, late = [], [], []
+    for node in program.nodes:
+        if reached.intersection(node.inputs):
+            late.append(node)
+            reached.update(node.outputs)
+        elif concrete.issuperset(node.inputs):
+            early.append(node)
+            concrete.update(node.outputs)
+        else:
+            traced.append(node)
+    wanted = {i for node in (*traced, *late) for i in node.inputs} | set(program.outputs)
+
+    def run(nodes: list[Node], values: dict[int, Any]) -> dict[int, Any]:
+        values = dict(values)
+        for node in nodes:
+            values.update(zip(node.outputs, bind(node, [values[i] for i in node.inputs]), strict=True))
+        made = {i for node in nodes for i in node.outputs}
+        return {i: values[i] for i in made & wanted}
+
+    if early:
+        with jax.ensure_compile_time_eval():
+            used = {i for node in early for i in node.inputs} & set(known)
+            known.update(jax.jit(lambda values: run(early, values))({i: known[i] for i in used}))
+    if traced:
+        known.update(run(traced, known))
+    return _without_dead_code(Program(tuple(late), program.inputs, program.outputs, program.avals, known))
+
+
+def _renumbered(program: Program) -> Program:
+    """Number values in order of appearance, so that equal structures compare equal."""
+    order: dict[int, int] = {}
+    for i in (*program.inputs, *(j for n in program.nodes for j in (*n.inputs, *n.outputs)), *program.outputs):
+        order.setdefault(i, len(order))
+
+    def move(ids: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(order[i] for i in ids)
+
+    nodes = tuple(Node(n.primitive, n.params, move(n.inputs), move(n.outputs), n.body) for n in program.nodes)
+    return Program(
+        nodes,
+        move(program.inputs),
+        move(program.outputs),
+        {order[i]: a for i, a in program.avals.items() if i in order},
+        {order[i]: v for i, v in program.known.items() if i in order},
+    )
+
+
+def trace(function: Callable[..., Any], *arguments: Any) -> tuple[Program, Any]:
+    """Trace `function(*arguments)`.
+
+    Returns:
+        The program over the flattened arguments, and the tree of the function's result: its leaves are the
+        program's outputs, in order.
+    """
+    closed, shape = jax.make_jaxpr(function, return_shape=True)(*arguments)
+    program = _without_dead_code(_flatten(closed))
+    return _renumbered(_with_data_computed(program)), jax.tree.structure(shape)

@@ -1,0 +1,375 @@
+"""From a NumPyro model and data to sites, roles and a program: the only file that knows NumPyro's handlers."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+from numpyro import handlers
+from numpyro.distributions import constraints
+from numpyro.infer.initialization import init_to_sample
+
+from ._family import AbstractFamily, find_family
+from ._links import Program, is_concrete, trace
+from ._types import Key, Params, Refusal
+
+_BERNOULLI = (type(dist.Bernoulli(probs=0.5)), type(dist.Bernoulli(logits=0.0)))
+_CATEGORICAL = (type(dist.Categorical(probs=jnp.ones(2) / 2)), type(dist.Categorical(logits=jnp.zeros(2))))
+_UNIT = type(dist.Unit(0.0))
+
+
+@dataclass(frozen=True)
+class Peeled:
+    """A distribution without its wrappers: `masks` have trailing unit axes for the axes that `to_event` hid."""
+
+    base: Any
+    masks: tuple[Any, ...]
+    hidden: int
+
+
+@dataclass(frozen=True)
+class Site:
+    """One sample site.
+
+    Attributes:
+        name: its name.
+        role: "observed", "latent" or "maximised".
+        distribution: class name of the distribution, wrappers peeled off.
+        family: its exponential family, or None.
+        batch_shape: shape of its elements, axes hidden by `to_event` included.
+        hidden: how many trailing batch axes `to_event` hides.
+        event_ndim: event axes of one element.
+        plates: names of its plates.
+        support: values of an enumerable latent, shape (K, *event).
+        binary: whether a latent is Bernoulli.
+    """
+
+    name: str
+    role: str
+    distribution: str
+    family: AbstractFamily | None
+    batch_shape: tuple[int, ...]
+    hidden: int
+    event_ndim: int
+    plates: tuple[str, ...]
+    support: Any = field(default=None, compare=False)
+    binary: bool = False
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """An unknown to be maximised.
+
+    Attributes:
+        name: its name.
+        constraint: its constraint (of a maximised site: the support).
+        initial: starting value, constrained.
+        is_site: whether it is a sample site (with a prior) rather than a `numpyro.param`.
+        flat: whether its prior is to be ignored.
+    """
+
+    name: str
+    constraint: Any
+    initial: Any
+    is_site: bool = False
+    flat: bool = False
+
+
+@dataclass(frozen=True)
+class Model:
+    """What was read off a model: sites, parameters, and the program from unknowns to distribution arguments.
+
+    Attributes:
+        sites: sample sites in order, flat priors left out.
+        parameters: what is maximised, in order.
+        latents: names of the discrete latents, in order.
+        program: inputs are the parameters, then the latents.
+        inputs: input number of every unknown.
+        outputs: site -> {"value", "log_prob", "mask", "scale", "arguments"} as value numbers.
+    """
+
+    sites: dict[str, Site]
+    parameters: dict[str, Parameter]
+    latents: tuple[str, ...]
+    program: Program
+    inputs: dict[str, int]
+    outputs: dict[str, Any]
+
+
+def peel(fn: Any) -> Peeled:
+    """Strip Independent, Masked and Expanded, and nothing else: other classes mean something by `base_dist`."""
+    masks: list[Any] = []
+    hidden = 0
+    while isinstance(fn, (dist.Independent, dist.MaskedDistribution, dist.ExpandedDistribution)):
+        if isinstance(fn, dist.MaskedDistribution):
+            masks.append(jnp.reshape(fn._mask, [*jnp.shape(fn._mask), *([1] * hidden)]))
+        elif isinstance(fn, dist.Independent):
+            hidden += fn.reinterpreted_batch_ndims
+        fn = fn.base_dist
+    return Peeled(fn, tuple(masks), hidden)
+
+
+def _run(model: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], key: Key) -> dict[str, Any]:
+    """One run of the model as NumPyro would start it: sites are drawn, improper ones started uniformly."""
+    seeded = handlers.substitute(handlers.seed(model, key), substitute_fn=_start)
+    return handlers.trace(seeded).get_trace(*args, **kwargs)
+
+
+def _start(site: Mapping[str, Any]) -> Any:
+    if site["type"] == "sample" and not site["is_observed"] and not _is_discrete(site["fn"]):
+        return init_to_sample(site)
+    return None
+
+
+def _is_discrete(fn: Any) -> bool:
+    return bool(getattr(peel(fn).base.support, "is_discrete", False))
+
+
+def _samples(found: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: site for name, site in found.items() if site["type"] == "sample"}
+
+
+def initial_values(
+    model: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], key: Key, names: Iterable[str]
+) -> Params:
+    """Starting values of parameters: a param's own initialiser, a site's prior draw."""
+    found = _run(model, args, kwargs, key)
+    return {name: found[name]["value"] for name in names}
+
+
+def _check_names(names: Iterable[str], candidates: Sequence[str], option: str, what: str) -> None:
+    for name in names:
+        if name not in candidates:
+            close = difflib.get_close_matches(name, candidates, 1)
+            hint = f" Did you mean {close[0]!r}?" if close else ""
+            raise ValueError(f"{option} names {name!r}, which is not {what} of the model.{hint} There are: "
+                             f"{', '.join(map(repr, candidates)) or 'none'}.")  # fmt: skip
+
+
+def _global_sites(samples: Mapping[str, Any]) -> list[str]:
+    """Continuous latents that share no plate with the data or with an unobserved discrete variable."""
+    local = {
+        frame.name
+        for site in samples.values()
+        if site["is_observed"] or _is_discrete(site["fn"])
+        for frame in site["cond_indep_stack"]
+    }
+    return [
+        name
+        for name, site in samples.items()
+        if not site["is_observed"]
+        and not _is_discrete(site["fn"])
+        and not local.intersection(f.name for f in site["cond_indep_stack"])
+    ]
+
+
+def _chosen(samples: Mapping[str, Any], maximize: Any) -> list[str]:
+    latents = [name for name, site in samples.items() if not site["is_observed"]]
+    if maximize == "global":
+        names = _global_sites(samples)
+    elif isinstance(maximize, str):
+        raise ValueError(f"maximize={maximize!r}: give a list of site names, or 'global'.")
+    else:
+        names = list(maximize or ())
+        _check_names(names, latents, "maximize", "a latent sample site")
+    hinted = [n for n in latents if samples[n]["infer"].get("em") == "maximize"]
+    chosen = [n for n in latents if n in {*names, *hinted}]
+    for name in chosen:
+        if _is_discrete(samples[name]["fn"]):
+            raise ValueError(f"maximize names {name!r}, which is discrete: a discrete latent is summed over.")
+    return chosen
+
+
+def read_model(
+    model: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], maximize: Any, flat: Any
+) -> Model:
+    """Trace a model on data.
+
+    Args:
+        model: any NumPyro model.
+        args, kwargs: its arguments; they stay concrete.
+        maximize: names of sample sites to treat as parameters, "global", or None.
+        flat: names of maximised sites whose prior is ignored, or True for all.
+
+    Raises:
+        ValueError: nothing to maximise, unknown names, data that are missing or outside a support.
+        Refusal: a latent that cannot be summed over exactly.
+    """
+    key = jax.random.key(0)
+    found = _run(model, args, kwargs, key)
+    samples = _samples(found)
+    chosen = _chosen(samples, maximize)
+    flats = chosen if flat is True else list(flat or ())
+    _check_names(flats, chosen, "flat", "a maximised sample site")
+    parameters = {
+        name: Parameter(name, site["kwargs"].get("constraint", constraints.real), site["value"])
+        for name, site in found.items()
+        if site["type"] == "param"
+    }
+    for name in chosen:
+        support = samples[name]["fn"].support
+        parameters[name] = Parameter(name, support, samples[name]["value"], True, name in flats)
+    _require_something(parameters, samples)
+    sites = {
+        name: _read_site(name, site, name in chosen)
+        for name, site in samples.items()
+        if not (name in flats or site["fn"] is None)
+    }
+    latents = tuple(name for name, site in sites.items() if site.role == "latent")
+    unknowns = {name: p.initial for name, p in parameters.items()} | {n: samples[n]["value"] for n in latents}
+    order = [*parameters, *latents]
+
+    def outputs(*values: Any) -> dict[str, Any]:
+        with numpyro.validation_enabled(False):
+            given = dict(zip(order, values, strict=True))
+            seeded = handlers.seed(model, jax.random.key(0))
+            again = handlers.trace(handlers.substitute(seeded, data=given)).get_trace(*args, **kwargs)
+        return {name: _outputs(sites[name], again[name]) for name in sites}
+
+    program, tree = trace(outputs, *[unknowns[n] for n in order])
+    numbers = jax.tree.unflatten(tree, program.outputs)
+    return Model(sites, parameters, latents, program, dict(zip(order, program.inputs, strict=True)), numbers)
+
+
+def _require_something(parameters: Mapping[str, Parameter], samples: Mapping[str, Any]) -> None:
+    if not parameters:
+        candidates = [n for n, s in samples.items() if not s["is_observed"] and not _is_discrete(s["fn"])]
+        listed = ", ".join(map(repr, candidates)) or "none: the model has no continuous latent site"
+        raise ValueError(
+            "There is nothing to maximise: the model has no numpyro.param. Name sample sites in maximize=[...] "
+            f"or use maximize='global'. Candidates: {listed}."
+        )
+
+
+def _read_site(name: str, site: Mapping[str, Any], maximised: bool) -> Site:
+    fn = site["fn"]
+    peeled = peel(fn)
+    base = peeled.base
+    event_ndim = base.event_dim
+    shape = jnp.shape(site["value"])
+    if isinstance(base, _UNIT):
+        batch_shape = tuple(jnp.broadcast_shapes(shape[:-1], fn.batch_shape, base.batch_shape))
+    else:
+        batch_shape = tuple(shape[: len(shape) - event_ndim])
+        batch_shape = tuple(jnp.broadcast_shapes(batch_shape, base.batch_shape))
+    role = "maximised" if maximised else "observed" if site["is_observed"] else "latent"
+    if role == "observed":
+        _check_data(name, site, peeled)
+    support = _support(name, site, base) if role == "latent" else None
+    return Site(
+        name,
+        role,
+        type(base).__name__.removesuffix("Probs").removesuffix("Logits"),
+        find_family(base),
+        batch_shape,
+        peeled.hidden,
+        event_ndim,
+        tuple(frame.name for frame in site["cond_indep_stack"]),
+        support,
+        isinstance(base, _BERNOULLI),
+    )
+
+
+def _support(name: str, site: Mapping[str, Any], base: Any) -> np.ndarray:
+    """Values of an enumerable latent, (K, *event). NumPyro's own enumeration ignores where a support starts."""
+    kind = type(base).__name__
+    if "_scan_current_index" in site["infer"]:
+        raise Refusal(f"Site {name!r} is a latent inside a scan: autoem does not derive chains yet.")
+    if not _is_discrete(base):
+        raise Refusal(
+            f"Site {name!r} ({kind}) is a continuous latent, which autoem does not integrate out yet. "
+            f"If it is a parameter, name it: maximize=[{name!r}, ...] or maximize='global'."
+        )
+    if isinstance(base, _BERNOULLI):
+        return np.arange(2)
+    if isinstance(base, _CATEGORICAL):
+        logits = base.__dict__.get("probs", base.__dict__.get("logits"))
+        return np.arange(jnp.shape(logits)[-1])
+    if not base.has_enumerate_support:
+        raise Refusal(
+            f"Site {name!r} ({kind}) cannot be enumerated: its support is not finite. autoem sums over finite "
+            "discrete latents only."
+        )
+    try:
+        with jax.ensure_compile_time_eval():
+            support = base.enumerate_support(expand=False)
+        return np.asarray(support).reshape(np.shape(support)[0], *base.event_shape)
+    except (NotImplementedError, jax.errors.TracerArrayConversionError) as error:
+        raise Refusal(f"Site {name!r} ({kind}) cannot be enumerated: {error}") from error
+
+
+def _check_data(name: str, site: Mapping[str, Any], peeled: Peeled) -> None:
+    """Observed values must be numbers inside the support, wherever they are not masked out."""
+    value = site["value"]
+    if isinstance(peeled.base, _UNIT) or not is_concrete(value, *peeled.masks):
+        return
+    try:
+        inside = np.asarray(peeled.base.support(jnp.asarray(value)))
+    except (NotImplementedError, TypeError, jax.errors.TracerBoolConversionError):
+        return
+    if isinstance(inside, jax.core.Tracer):
+        return
+    finite = np.isfinite(np.asarray(value, float))
+    finite = finite.all(tuple(range(finite.ndim - peeled.base.event_dim, finite.ndim)))
+    live = np.ones(np.broadcast_shapes(np.shape(inside), finite.shape), bool)
+    for mask in peeled.masks:
+        live = live & np.asarray(mask)
+    bad = live & ~finite
+    if bad.any():
+        where = tuple(int(i) for i in np.argwhere(bad)[0])
+        raise ValueError(
+            f"The data of site {name!r} hold NaN or infinite values ({int(bad.sum())}; the first at index {where}). "
+            "Mark missing values with obs_mask= or handlers.mask, or impute them by a latent."
+        )
+    bad = live & ~np.asarray(inside)
+    if bad.any():
+        where = tuple(int(i) for i in np.argwhere(bad)[0])
+        shown = np.broadcast_to(np.asarray(value), (*bad.shape, *np.shape(value)[bad.ndim :]))[where]
+        raise ValueError(
+            f"The data of site {name!r} lie outside the support of {type(peeled.base).__name__} "
+            f"({int(bad.sum())} values; the first at index {where} is {shown})."
+        )
+
+
+def _outputs(site: Site, again: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of interest at one site, as functions of the unknowns."""
+    peeled = peel(again["fn"])
+    base, value = peeled.base, again["value"]
+    mask: Any = None
+    for m in peeled.masks:
+        mask = m if mask is None else mask & m
+    scale = again["scale"]
+    if scale is not None:
+        scale = jnp.reshape(scale, [*jnp.shape(scale), *([1] * (site.hidden if jnp.ndim(scale) else 0))])
+    if mask is not None and site.role == "observed" and not isinstance(base, _UNIT):
+        keep = jnp.reshape(mask, [*jnp.shape(mask), *([1] * site.event_ndim)])
+        value = jnp.where(keep, value, base.support.feasible_like(jnp.asarray(value)))
+    arguments = {}
+    if site.family is not None:
+        for name in site.family.argument_ndims:
+            arguments[name] = jnp.asarray(getattr(base, name))
+    return {"value": jnp.asarray(value), "log_prob": base.log_prob(value), "mask": mask, "scale": scale,
+            "arguments": arguments}  # fmt: skip
+
+
+def log_density(
+    model: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], values: Params, flat: Iterable[str]
+) -> dict[str, Any]:
+    """NumPyro's own log density of every site at the given values: the outside oracle of the certificate."""
+    with numpyro.validation_enabled(False):
+        seeded = handlers.substitute(handlers.seed(model, jax.random.key(0)), data=values)
+        found = _samples(handlers.trace(seeded).get_trace(*args, **kwargs))
+    total = {}
+    for name, site in found.items():
+        if name in flat:
+            continue
+        term = site["fn"].log_prob(site["value"])
+        total[name] = jnp.sum(term if site["scale"] is None else term * site["scale"])
+    return total

@@ -1,0 +1,121 @@
+"""Posterior distributions, joint draws and joint modes of the latents, at given parameters."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+
+from ._derivation import Derivation, Machine
+from ._evidence import Enumeration
+from ._family import LOG_ZERO
+from ._model import Model
+from ._types import Array, Key, Params
+
+
+@eqx.filter_jit
+def _marginals(machine: Machine, params: Params) -> dict[str, Array]:
+    slots = machine.complete.slots(params)
+    found: dict[str, Array] = {}
+    for evidence, at in zip(machine.evidences, machine.positions, strict=True):
+        if isinstance(evidence, Enumeration):
+            found |= evidence.marginals([slots[i] for i in at])
+    return found
+
+
+@eqx.filter_jit
+def _states(machine: Machine, params: Params, key: Key | None) -> dict[str, Array]:
+    slots = machine.complete.slots(params)
+    found: dict[str, Array] = {}
+    for number, (evidence, at) in enumerate(zip(machine.evidences, machine.positions, strict=True)):
+        if isinstance(evidence, Enumeration):
+            own = [slots[i] for i in at]
+            found |= evidence.mode(own) if key is None else evidence.sample(jax.random.fold_in(key, number), own)
+    return found
+
+
+def posterior(derivation: Derivation, params: Params) -> dict[str, Any]:
+    """Marginal posterior of every latent element, as a NumPyro distribution."""
+    model = derivation.model
+    result = {}
+    marginals = _marginals(derivation.machine, params)
+    for name in model.latents:
+        site = model.sites[name]
+        probs = jnp.reshape(jnp.moveaxis(marginals[name], 0, -1), (*site.batch_shape, len(site.support)))
+        probs = jnp.clip(probs, 0.0, 1.0)
+        probs = probs / jnp.sum(probs, -1, keepdims=True)
+        result[name] = _distribution(site.support, site.binary, probs)
+    return result
+
+
+def _distribution(support: np.ndarray, binary: bool, probs: Array) -> Any:
+    if binary:
+        return dist.Bernoulli(probs=probs[..., 1])
+    if support.ndim > 1:
+        return dist.OneHotCategorical(probs=probs) if np.array_equal(support, np.eye(len(support))) else (
+            dist.Categorical(probs=probs))  # fmt: skip
+    if np.array_equal(support, np.arange(len(support))):
+        return dist.Categorical(probs=probs)
+    step = int(support[1] - support[0]) if len(support) > 1 else 1
+    shift = dist.transforms.AffineTransform(int(support[0]), step, domain=dist.constraints.integer_greater_than(-1))
+    return dist.TransformedDistribution(dist.Categorical(probs=probs), shift)
+
+
+def values(model: Model, states: dict[str, Array]) -> dict[str, Array]:
+    """Support values, shaped like the sites, from state indices over the axes longer than 1."""
+    result = {}
+    for name in model.latents:
+        site = model.sites[name]
+        number = model.inputs[name]
+        support = jnp.asarray(site.support, model.program.avals[number].dtype)
+        result[name] = jnp.reshape(support[states[name]], model.program.shape(number))
+    return result
+
+
+def decode(derivation: Derivation, params: Params) -> dict[str, Array]:
+    """The most probable joint assignment."""
+    return values(derivation.model, _states(derivation.machine, params, None))
+
+
+def sample(derivation: Derivation, rng_key: Key, params: Params, num_samples: int) -> dict[str, Array]:
+    """Joint draws, leading axis `num_samples`."""
+    if num_samples < 1:
+        raise ValueError(f"num_samples must be at least 1, got {num_samples}.")
+    keys = jax.random.split(rng_key, num_samples)
+    draw = jax.vmap(lambda key: values(derivation.model, _states(derivation.machine, params, key)))
+    return draw(keys)
+
+
+def require_possible(derivation: Derivation, params: Params) -> None:
+    """Raise, naming the datum, if the data are impossible at the starting values."""
+    machine = derivation.machine
+    total = _total(machine, params)
+    if bool(jnp.isfinite(total)) and float(total) > LOG_ZERO / 10:
+        return
+    for factor, slots in zip(machine.complete.factors, machine.complete.slots(params), strict=True):
+        features, base = factor.statistics()
+        lead = len(factor.latents)
+        table = jnp.sum(slots * features, -1) + base[..., 0]
+        best = np.asarray(jnp.max(table, tuple(range(lead))) if lead else table)
+        bad = ~(best > LOG_ZERO / 10)
+        if bad.any():
+            where = tuple(int(i) for i in np.argwhere(bad)[0])
+            raise ValueError(
+                f"The log-likelihood is {float(total) if np.isnan(float(total)) else -np.inf} at the starting values: "
+                f"site {factor.site!r} gives its datum at index {where} probability zero (or no number), whatever the "
+                "latents. Start elsewhere with init_params=."
+            )
+    raise ValueError(
+        "The log-likelihood is -inf at the starting values: no joint assignment of the latents "
+        f"{', '.join(map(repr, derivation.model.latents))} gives the data positive probability. Start elsewhere with "
+        "init_params=."
+    )
+
+
+@eqx.filter_jit
+def _total(machine: Machine, params: Params) -> Array:
+    return machine.log_likelihood(params)

@@ -1,0 +1,30 @@
+"""Array and pytree aliases used across the package, in one place."""
+
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+import jax
+import numpy as np
+
+Array: TypeAlias = jax.Array | np.ndarray
+Params: TypeAlias = dict[str, Any]
+Arrays: TypeAlias = Mapping[str, Any]
+Key: TypeAlias = jax.Array
+
+
+class Refusal(NotImplementedError):
+    """A model, or a part of it, that autoem declines; the message says which site, why, and what to do."""
+
+
+class StaticArray:
+    """A NumPy array that is part of a structure: hashable, equal by content."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        self.array = np.ascontiguousarray(array)
+        self._hash = hash((self.array.shape, self.array.dtype.str, self.array.tobytes()))
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, StaticArray) and np.array_equal(self.array, other.array)

@@ -1,0 +1,135 @@
+"""Parameters without a closed form climb the very same inner product ⟨slots(θ), S⟩, in unconstrained space.
+
+The statistics are held, so a step costs what the parameters cost, not what the data cost. Damped Newton where there
+are few coordinates, L-BFGS (optax) where there are many; a step that would lower Q is not taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jax.flatten_util import ravel_pytree
+from numpyro.distributions import biject_to
+
+from .._complete import CompleteData
+from .._types import Array, Params
+from ._flags import NOTHING, UNBOUNDED
+
+NEWTON_LIMIT = 100
+"""Most unconstrained coordinates for which the Hessian is formed."""
+
+_LARGEST = 30.0
+"""Bound on unconstrained coordinates of bounded or positive parameters: a mode at infinity is stopped there."""
+
+
+class Numeric(eqx.Module):
+    """Raises Q over some parameters jointly.
+
+    Attributes:
+        names: the parameters.
+        constraints: their constraints, in order.
+        coordinates: how many unconstrained coordinates they have together.
+        steps: most steps per M-step.
+    """
+
+    names: tuple[str, ...] = eqx.field(static=True)
+    constraints: tuple[Any, ...]
+    coordinates: int = eqx.field(static=True)
+    steps: int = eqx.field(static=True, default=10)
+
+    @property
+    def method(self) -> str:
+        """ "newton" or "gradient"."""
+        return "newton" if self.coordinates <= NEWTON_LIMIT else "gradient"
+
+    def __call__(self, complete: CompleteData, params: Params, statistics: Sequence[Any]) -> tuple[Params, dict]:
+        """(parameters with these updated, flags by name)."""
+        bijections = {n: biject_to(c) for n, c in zip(self.names, self.constraints, strict=True)}
+        start = {n: bijections[n].inv(jnp.asarray(params[n])) for n in self.names}
+        flat, unravel = ravel_pytree(start)
+        finite = jnp.where(jnp.isfinite(flat), flat, jnp.sign(flat) * _LARGEST)
+
+        def value(free: Params) -> Params:
+            return {n: bijections[n](free[n]) for n in self.names}
+
+        def objective(vector: Array) -> Array:
+            return complete.objective({**params, **value(unravel(vector))}, statistics)
+
+        climb = newton if self.method == "newton" else lbfgs
+        best = climb(objective, finite, self.steps)
+        bound = jnp.concatenate([jnp.full(jnp.size(start[n]), not _unbounded(c)) for n, c in
+                                 sorted(zip(self.names, self.constraints, strict=True))])  # fmt: skip
+        outside = bound & (jnp.abs(best) >= _LARGEST)
+        best = jnp.where(bound, jnp.clip(best, -_LARGEST, _LARGEST), best)
+        free = unravel(best)
+        where = unravel(outside.astype(best.dtype))
+        new = {n: v.astype(jnp.asarray(params[n]).dtype) for n, v in value(free).items()}
+        flags = {n: jnp.where(jnp.any(where[n] > 0), UNBOUNDED, NOTHING) for n in self.names}
+        return {**params, **new}, flags
+
+
+def _unbounded(constraint: Any) -> bool:
+    base = getattr(constraint, "base_constraint", constraint)
+    return type(base).__name__ in ("_Real", "_RealVector", "_RealMatrix")
+
+
+def newton(objective: Callable[[Array], Array], start: Array, steps: int) -> Array:
+    """Newton ascent with the Hessian's eigenvalues made negative, and step halving.
+
+    Ends after `steps` steps, or when the predicted increase is below rounding of the objective.
+    """
+    eps = jnp.finfo(start.dtype).eps
+
+    def search(point: Array, value: Array, direction: Array) -> tuple[Array, Array]:
+        def shrink(carry: Any) -> Any:
+            size, _, _ = carry
+            trial = point + size / 2 * direction
+            return size / 2, trial, objective(trial)
+
+        def rejected(carry: Any) -> Any:
+            size, _, found = carry
+            return ~(found >= value) & (size > 1e-10)
+
+        first = (jnp.ones((), start.dtype), point + direction, objective(point + direction))
+        _, trial, found = jax.lax.while_loop(rejected, shrink, first)
+        better = found >= value
+        return jnp.where(better, trial, point), jnp.where(better, found, value)
+
+    def step(carry: Any) -> Any:
+        i, point, value, _ = carry
+        gradient = jax.grad(objective)(point)
+        hessian = jax.hessian(objective)(point)
+        hessian = jnp.where(jnp.isfinite(hessian), hessian, 0.0)
+        values, vectors = jnp.linalg.eigh(-(hessian + hessian.T) / 2)
+        size = jnp.maximum(jnp.abs(values), 1e-8 * jnp.maximum(jnp.max(jnp.abs(values)), 1e-8))
+        gradient = jnp.where(jnp.isfinite(gradient), gradient, 0.0)
+        direction = vectors @ ((vectors.T @ gradient) / size)
+        length = jnp.max(jnp.abs(direction))
+        direction = direction * jnp.minimum(1.0, 5.0 / jnp.maximum(length, 1e-30))
+        gain = gradient @ direction
+        point, new = search(point, value, direction)
+        return i + 1, point, new, gain > 10 * eps * jnp.abs(value)
+
+    carry = (0, start, objective(start), jnp.asarray(True))
+    return jax.lax.while_loop(lambda c: (c[0] < steps) & c[3], step, carry)[1]
+
+
+def lbfgs(objective: Callable[[Array], Array], start: Array, steps: int) -> Array:
+    """L-BFGS ascent (optax, zoom line search); the best point met is returned, never one below the start."""
+    solver = optax.lbfgs()
+    negative = lambda x: -objective(x)  # noqa: E731
+    value_and_grad = optax.value_and_grad_from_state(negative)
+
+    def step(carry: Any, _: None) -> tuple[Any, None]:
+        point, state = carry
+        value, gradient = value_and_grad(point, state=state)
+        updates, state = solver.update(gradient, state, point, value=value, grad=gradient, value_fn=negative)
+        return (optax.apply_updates(point, updates), state), None
+
+    (point, _), _ = jax.lax.scan(step, (start, solver.init(start)), None, length=steps)
+    return jnp.where(objective(point) >= objective(start), point, start)
