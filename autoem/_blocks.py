@@ -63,7 +63,7 @@ def build(model: Model) -> tuple[CompleteData, list[Block], list[Skeleton]]:
     """
     latents = {model.inputs[n]: (n, own_coordinates(model.sites[n].batch_shape)) for n in model.latents}
     by_latent = analyse(model.program, latents, kinds=False)
-    params = {model.inputs[n]: (n, (None,) * np.ndim(p.initial)) for n, p in model.parameters.items()}
+    params = {model.inputs[n]: (n, (None,) * len(p.initial.shape)) for n, p in model.parameters.items()}
     by_parameter = set(analyse(model.program, params, kinds=False))
     skeletons = [_skeleton(model, site, by_latent, by_parameter) for site in model.sites.values()]
     skeletons = [s for s in skeletons if not s.site.role == "maximised"] + [
@@ -201,9 +201,15 @@ def _weight(data: Mapping[str, Any]) -> Any:
     weight = None
     for key in ("mask", "scale"):
         if data.get(key) is not None:
-            part = jnp.asarray(data[key], jnp.result_type(float))
+            part = _floats(data[key])
             weight = part if weight is None else weight * part
     return weight
+
+
+def _floats(value: Any) -> Any:
+    """As floats: on the host where the data are numbers (nothing to compile), traced otherwise."""
+    dtype = jnp.result_type(float)
+    return np.asarray(value, dtype) if is_concrete(value) else jnp.asarray(value, dtype)
 
 
 def _imputed(model: Model, by_latent: Mapping[int, Dependence]) -> set[str]:
@@ -226,8 +232,7 @@ def _factor(skeleton: Skeleton, data: Mapping[str, Any], weight: Any, imputed: b
     offset = None
     if site.role == "latent" and data.get("mask") is not None and not imputed:
         # A latent that is masked out is summed with total weight 1.
-        mask = jnp.asarray(data["mask"])
-        offset = jnp.where(mask, 0.0, -jnp.log(len(site.support)))
+        offset = (_floats(data["mask"]) - 1.0) * np.log(len(site.support))
         if data.get("scale") is not None:
             offset = offset * data["scale"]
     if not skeleton.canonical:
@@ -235,8 +240,8 @@ def _factor(skeleton: Skeleton, data: Mapping[str, Any], weight: Any, imputed: b
     assert site.family is not None
     constants = {n: data[n] for n in site.family.constants}
     value = data["value"]
-    if site.role == "observed" and not np.issubdtype(np.asarray(value).dtype if is_concrete(value) else value.dtype, np.integer):
-        value = jnp.asarray(value, jnp.result_type(float))
+    if site.role == "observed" and not jnp.issubdtype(value.dtype, jnp.integer):
+        value = _floats(value)
     shift = _shift(site, skeleton, data, value, weight)
     if shift is not None:
         constants["shift"] = shift
@@ -251,11 +256,14 @@ def _shift(site: Site, skeleton: Skeleton, data: Mapping[str, Any], value: Any, 
     if centred is None or site.role == "latent" or any(n > 1 for n in jnp.shape(value)[:lead]):
         return None
     axes = tuple(range(lead, lead + len(site.batch_shape)))
+    host = is_concrete(centred, weight)
+    xp: Any = np if host else jnp
+    centred = np.asarray(centred) if host else centred
     if weight is None:
-        return jnp.mean(centred, axes, keepdims=True)
-    live = jnp.broadcast_to((weight > 0).astype(centred.dtype), jnp.shape(centred)[: lead + len(site.batch_shape)])
-    live = jnp.reshape(live, [*live.shape, *([1] * (jnp.ndim(centred) - live.ndim))])
-    return jnp.sum(centred * live, axes, keepdims=True) / jnp.maximum(jnp.sum(live, axes, keepdims=True), 1.0)
+        return centred.mean(axes, keepdims=True)
+    live = xp.broadcast_to((weight > 0) * xp.ones((), centred.dtype), centred.shape[: lead + len(site.batch_shape)])
+    live = xp.reshape(live, [*live.shape, *([1] * (centred.ndim - live.ndim))])
+    return xp.sum(centred * live, axes, keepdims=True) / xp.maximum(xp.sum(live, axes, keepdims=True), 1.0)
 
 
 class _Union:
@@ -287,7 +295,7 @@ def _group(model: Model, complete: CompleteData, skeletons: Sequence[Skeleton]) 
     factors = complete.factors
     relevant = list(zip(factors, skeletons[: len(factors)], strict=True))
     initial = {n: p.initial for n, p in model.parameters.items()}
-    shapes = [s.shape for s in jax.eval_shape(lambda: complete.slots(initial))]
+    shapes = [s.shape for s in jax.eval_shape(complete.slots, initial)]
     together = _Union()
     for factor, _ in relevant:
         for name in factor.latents:
@@ -370,8 +378,7 @@ def _latent_scale(model: Model, name: str) -> Any:
     number = model.outputs[name]["scale"]
     if number is None:
         return None
-    scale = jnp.asarray(model.program.known[number], jnp.result_type(float))
+    scale = _floats(model.program.known[number])
     shape = model.sites[name].batch_shape
-    scale = jnp.reshape(scale, [1] * (len(shape) - scale.ndim) + list(scale.shape))
-    unit = tuple(a for a, n in enumerate(shape) if n == 1)
-    return jnp.squeeze(scale, unit)
+    scale = scale.reshape([1] * (len(shape) - scale.ndim) + list(scale.shape))
+    return scale.squeeze(tuple(a for a, n in enumerate(shape) if n == 1))

@@ -127,7 +127,7 @@ class Derivation:
         self.exact = all(f.exact for f in (*self.latents.values(), *self.params.values()))
         self.closed_form = all(f.method != "newton" and f.method != "gradient" for f in self.params.values())
         initial = {n: p.initial for n, p in model.parameters.items()}
-        slots = jax.eval_shape(lambda: machine.complete.slots(initial))
+        slots = jax.eval_shape(machine.complete.slots, initial)
         self.statistics = {f"E[T({f.site})]": s.shape for f, s in zip(machine.complete.factors, slots, strict=True)}
         self._page = page(model, machine.complete, machine.evidences, skeletons, plans, slots, self)
 

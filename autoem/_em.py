@@ -181,13 +181,11 @@ class EM:
         return self._init(self.derive(*args, **kwargs), rng_key, args, kwargs, init_params)
 
     def _init(self, derivation: Derivation, rng_key: Key, args: Any, kwargs: Any, init_params: Params | None) -> EMState:
-        rng_key, start_key = jax.random.split(rng_key)
-        params = initial_values(self.model, args, kwargs, start_key, derivation.model.parameters)
-        params = {n: jnp.asarray(v) for n, v in params.items()}
+        params, rng_key = initial_values(self.model, args, kwargs, rng_key, derivation.model.parameters)
         for name, value in (init_params or {}).items():
             params[name] = _checked(name, value, derivation)
-        flags = {n: jnp.asarray(0) for n in params}
-        return EMState(params, rng_key, jnp.asarray(jnp.nan), jnp.asarray(0), flags)
+        flags = {n: np.zeros((), int) for n in params}
+        return EMState(params, rng_key, np.full((), np.nan, jnp.result_type(float)), np.zeros((), int), flags)
 
     def update(self, state: EMState, *args: Any, **kwargs: Any) -> tuple[EMState, Array]:
         """One EM step: pure, so `jit` and `vmap` it as you like.
@@ -254,20 +252,20 @@ class EM:
         carry, log_likelihoods, objectives = _loop(machine, states, num_steps, tol, progress_bar)
         scores = np.where(np.isfinite(np.asarray(carry.objective)), np.asarray(carry.objective), -np.inf)
         best = int(np.argmax(scores))
-        picked: _Carry = jax.tree.map(lambda a: a[best], carry)
+        picked: _Carry = jax.tree.map(lambda a: np.asarray(a)[best], carry)
         steps = int(picked.steps)
         status = _VERDICTS[int(picked.verdict)]
         if any(int(f) == FLOORED for f in picked.flags.values()) and status is not Status.NONFINITE:
             status = Status.DEGENERATE
         _warn(picked.flags, status)
-        state = EMState(picked.params, states[best].rng_key, jnp.asarray(log_likelihoods[best][steps - 1]),
+        state = EMState(picked.params, states[best].rng_key, np.asarray(log_likelihoods[best][steps - 1]),
                         states[best].num_steps + steps, picked.flags)  # fmt: skip
         if self.check:
             certify(self.model, derivation, picked.params, args, kwargs)
         if throw and status is not Status.CONVERGED:
             raise RuntimeError(status.value)
         finals = [row[int(n) - 1] for row, n in zip(log_likelihoods, carry.steps, strict=True)]
-        return EMResult(picked.params, jnp.asarray(log_likelihoods[best][:steps]), jnp.asarray(objectives[best][:steps]),
+        return EMResult(jax.tree.map(jnp.asarray, picked.params), jnp.asarray(log_likelihoods[best][:steps]), jnp.asarray(objectives[best][:steps]),
                         steps, status is Status.CONVERGED, status, state, derivation,
                         np.asarray(finals) if num_restarts > 1 else None)  # fmt: skip
 
@@ -318,14 +316,17 @@ def _checked(name: str, value: Any, derivation: Derivation) -> Array:
     if name not in parameters:
         raise ValueError(f"init_params names {name!r}, which is not a parameter. There are: "
                          f"{', '.join(map(repr, parameters))}.")  # fmt: skip
-    wanted = jnp.asarray(parameters[name].initial)
-    value = jnp.asarray(value, wanted.dtype)
+    wanted = parameters[name].initial
+    if isinstance(value, jax.core.Tracer):
+        value = jnp.asarray(value, wanted.dtype)
+    else:
+        value = np.asarray(value, wanted.dtype)
     if value.shape != wanted.shape:
         raise ValueError(f"init_params[{name!r}] has shape {value.shape}; the model's has {wanted.shape}.")
     if not isinstance(value, jax.core.Tracer):
-        if not bool(jnp.all(jnp.isfinite(value))):
+        if not np.all(np.isfinite(value)):
             raise ValueError(f"init_params[{name!r}] holds NaN or infinite values.")
-        if not bool(jnp.all(parameters[name].constraint(value))):
+        if not np.all(parameters[name].constraint(value)):
             raise ValueError(f"init_params[{name!r}] is outside its constraint {parameters[name].constraint}.")
     return value
 
@@ -340,41 +341,33 @@ def _complete_params(params: Params, derivation: Derivation) -> Params:
         if jnp.shape(params[name]) != jnp.shape(parameter.initial):
             raise ValueError(f"params[{name!r}] has shape {jnp.shape(params[name])}; the model's has "
                              f"{jnp.shape(parameter.initial)}.")  # fmt: skip
-    return {n: jnp.asarray(params[n]) for n in wanted}
+    return {n: params[n] for n in wanted}
 
 
 def _require_distinct(states: list[EMState]) -> None:
     if len(states) < 2:
         return
     first, second = states[0].params, states[1].params
-    if all(bool(jnp.all(first[n] == second[n])) for n in first):
+    if all(np.array_equal(first[n], second[n]) for n in first):
         raise ValueError("num_restarts > 1, but all starts are the same: give a numpyro.param a callable initial value "
                          "(a function of a key), or leave a maximised site out of init_params.")  # fmt: skip
 
 
 def _loop(machine: Machine, states: list[EMState], num_steps: int, tol: float | None, progress_bar: bool) -> Any:
     """All starts together; per start the histories."""
-    params = jax.tree.map(lambda *leaves: jnp.stack(leaves), *[s.params for s in states])
+    params = jax.tree.map(lambda *leaves: np.stack(leaves), *[s.params for s in states])
     count = len(states)
-    real = jnp.result_type(float)
-    carry = _Carry(
-        params,
-        {n: jnp.zeros(count, int) for n in params},
-        jnp.full(count, -jnp.inf, real),
-        jnp.full(count, jnp.inf, real),
-        jnp.full(count, jnp.inf, real),
-        jnp.zeros(count, int),
-        jnp.zeros(count, int),
-        jnp.zeros(count, int),
-    )
+    real, none = jnp.result_type(float), np.zeros(len(states), int)
+    infinite = np.full(count, np.inf, real)
+    carry = _Carry(params, dict.fromkeys(params, none), -infinite, infinite, infinite, none, none, none)
     prepared = _prepare(machine)
-    tolerance = jnp.asarray(1e-8 if tol is None else tol, real)
+    tolerance = np.asarray(1e-8 if tol is None else tol, real)
     histories: list[np.ndarray] = []
     taken: list[np.ndarray] = []
     with tqdm(total=num_steps, disable=not progress_bar) as bar:
         while True:
             before = np.asarray(carry.steps)
-            carry, history = _advance(machine, prepared, carry, tolerance, jnp.asarray(num_steps))
+            carry, history = _advance(machine, prepared, carry, tolerance, np.asarray(num_steps))
             after = np.asarray(carry.steps)
             histories.append(np.asarray(history))
             taken.append(after - before)

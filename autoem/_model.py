@@ -70,7 +70,7 @@ class Parameter:
     Attributes:
         name: its name.
         constraint: its constraint (of a maximised site: the support).
-        initial: starting value, constrained.
+        initial: its shape and type.
         is_site: whether it is a sample site (with a prior) rather than a `numpyro.param`.
         flat: whether its prior is to be ignored.
     """
@@ -122,6 +122,19 @@ def _run(model: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, An
     return handlers.trace(seeded).get_trace(*args, **kwargs)
 
 
+def _outline(model: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """The sites of one abstract run: shapes and classes, no numbers (nothing is compiled)."""
+    found: dict[str, Any] = {}
+    jax.eval_shape(lambda: found.update(_run(model, args, kwargs, jax.random.key(0))))
+    return found
+
+
+def _like(value: Any) -> jax.ShapeDtypeStruct:
+    """Shape and type of an unknown; integers given as starting values mean floats."""
+    dtype = jnp.result_type(value)
+    return jax.ShapeDtypeStruct(jnp.shape(value), dtype if jnp.issubdtype(dtype, jnp.inexact) else jnp.result_type(float))
+
+
 def _start(site: Mapping[str, Any]) -> Any:
     if site["type"] == "sample" and not site["is_observed"] and not _is_discrete(site["fn"]):
         return init_to_sample(site)
@@ -138,10 +151,15 @@ def _samples(found: Mapping[str, Any]) -> dict[str, Any]:
 
 def initial_values(
     model: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], key: Key, names: Iterable[str]
-) -> Params:
-    """Starting values of parameters: a param's own initialiser, a site's prior draw."""
-    found = _run(model, args, kwargs, key)
-    return {name: found[name]["value"] for name in names}
+) -> tuple[Params, Key]:
+    """Starting values of parameters (a param's own initialiser, a site's prior draw), and a key that is left."""
+
+    def start(key: Key) -> tuple[Params, Key]:
+        key, left = jax.random.split(key)
+        found = _run(model, args, kwargs, key)
+        return {name: jnp.asarray(found[name]["value"], _like(found[name]["value"]).dtype) for name in names}, left
+
+    return jax.jit(start)(key)
 
 
 def _check_names(names: Iterable[str], candidates: Sequence[str], option: str, what: str) -> None:
@@ -202,20 +220,19 @@ def read_model(
         ValueError: nothing to maximise, unknown names, data that are missing or outside a support.
         Refusal: a latent that cannot be summed over exactly.
     """
-    key = jax.random.key(0)
-    found = _run(model, args, kwargs, key)
+    found = _outline(model, args, kwargs)
     samples = _samples(found)
     chosen = _chosen(samples, maximize)
     flats = chosen if flat is True else list(flat or ())
     _check_names(flats, chosen, "flat", "a maximised sample site")
     parameters = {
-        name: Parameter(name, site["kwargs"].get("constraint", constraints.real), site["value"])
+        name: Parameter(name, site["kwargs"].get("constraint", constraints.real), _like(site["value"]))
         for name, site in found.items()
         if site["type"] == "param"
     }
     for name in chosen:
         support = samples[name]["fn"].support
-        parameters[name] = Parameter(name, support, samples[name]["value"], True, name in flats)
+        parameters[name] = Parameter(name, support, _like(samples[name]["value"]), True, name in flats)
     _require_something(parameters, samples)
     sites = {
         name: _read_site(name, site, name in chosen)
@@ -223,7 +240,8 @@ def read_model(
         if not (name in flats or site["fn"] is None)
     }
     latents = tuple(name for name, site in sites.items() if site.role == "latent")
-    unknowns = {name: p.initial for name, p in parameters.items()} | {n: samples[n]["value"] for n in latents}
+    unknowns = {name: p.initial for name, p in parameters.items()}
+    unknowns |= {n: jax.ShapeDtypeStruct(jnp.shape(samples[n]["value"]), jnp.result_type(samples[n]["value"])) for n in latents}
     order = [*parameters, *latents]
 
     def outputs(*values: Any) -> dict[str, Any]:
@@ -235,6 +253,9 @@ def read_model(
 
     program, tree = trace(outputs, *[unknowns[n] for n in order])
     numbers = jax.tree.unflatten(tree, program.outputs)
+    for name, site in sites.items():
+        if site.role == "observed":
+            _check_data(site, peel(samples[name]["fn"]).base, program.known.get(numbers[name]["value"]))
     return Model(sites, parameters, latents, program, dict(zip(order, program.inputs, strict=True)), numbers)
 
 
@@ -260,8 +281,6 @@ def _read_site(name: str, site: Mapping[str, Any], maximised: bool) -> Site:
         batch_shape = tuple(shape[: len(shape) - event_ndim])
         batch_shape = tuple(jnp.broadcast_shapes(batch_shape, base.batch_shape))
     role = "maximised" if maximised else "observed" if site["is_observed"] else "latent"
-    if role == "observed":
-        _check_data(name, site, peeled)
     support = _support(name, site, base) if role == "latent" else None
     return Site(
         name,
@@ -299,42 +318,35 @@ def _support(name: str, site: Mapping[str, Any], base: Any) -> np.ndarray:
         )
     try:
         with jax.ensure_compile_time_eval():
-            support = base.enumerate_support(expand=False)
-        return np.asarray(support).reshape(np.shape(support)[0], *base.event_shape)
-    except (NotImplementedError, jax.errors.TracerArrayConversionError) as error:
+            support = np.asarray(base.enumerate_support(expand=False))
+        return support.reshape(support.shape[0], *base.event_shape)
+    except (NotImplementedError, ValueError, TypeError, jax.errors.JAXTypeError) as error:
         raise Refusal(f"Site {name!r} ({kind}) cannot be enumerated: {error}") from error
 
 
-def _check_data(name: str, site: Mapping[str, Any], peeled: Peeled) -> None:
-    """Observed values must be numbers inside the support, wherever they are not masked out."""
-    value = site["value"]
-    if isinstance(peeled.base, _UNIT) or not is_concrete(value, *peeled.masks):
+def _check_data(site: Site, base: Any, value: Any) -> None:
+    """Observed values must be numbers inside the support (those masked out were replaced before)."""
+    if value is None or isinstance(base, _UNIT) or not is_concrete(value):
         return
-    try:
-        inside = np.asarray(peeled.base.support(jnp.asarray(value)))
-    except (NotImplementedError, TypeError, jax.errors.TracerBoolConversionError):
-        return
-    if isinstance(inside, jax.core.Tracer):
-        return
-    finite = np.isfinite(np.asarray(value, float))
-    finite = finite.all(tuple(range(finite.ndim - peeled.base.event_dim, finite.ndim)))
-    live = np.ones(np.broadcast_shapes(np.shape(inside), finite.shape), bool)
-    for mask in peeled.masks:
-        live = live & np.asarray(mask)
-    bad = live & ~finite
-    if bad.any():
-        where = tuple(int(i) for i in np.argwhere(bad)[0])
+    value = np.asarray(value)
+    finite = np.isfinite(value)
+    finite = finite.all(tuple(range(finite.ndim - site.event_ndim, finite.ndim)))
+    if not finite.all():
+        where = tuple(int(i) for i in np.argwhere(~finite)[0])
         raise ValueError(
-            f"The data of site {name!r} hold NaN or infinite values ({int(bad.sum())}; the first at index {where}). "
-            "Mark missing values with obs_mask= or handlers.mask, or impute them by a latent."
+            f"The data of site {site.name!r} hold NaN or infinite values ({int((~finite).sum())}; the first at index "
+            f"{where}). Mark missing values with obs_mask= or handlers.mask, or impute them by a latent."
         )
-    bad = live & ~np.asarray(inside)
-    if bad.any():
-        where = tuple(int(i) for i in np.argwhere(bad)[0])
-        shown = np.broadcast_to(np.asarray(value), (*bad.shape, *np.shape(value)[bad.ndim :]))[where]
+    try:
+        inside = np.asarray(base.support(value))
+    except (NotImplementedError, TypeError, jax.errors.TracerArrayConversionError, jax.errors.TracerBoolConversionError):
+        return  # a support that depends on parameters is the log density's own business
+    if not inside.all():
+        where = tuple(int(i) for i in np.argwhere(~inside)[0])
+        shown = np.broadcast_to(value, (*inside.shape, *value.shape[value.ndim - site.event_ndim :]))[where]
         raise ValueError(
-            f"The data of site {name!r} lie outside the support of {type(peeled.base).__name__} "
-            f"({int(bad.sum())} values; the first at index {where} is {shown})."
+            f"The data of site {site.name!r} lie outside the support of {site.distribution} "
+            f"({int((~inside).sum())} values; the first at index {where} is {shown})."
         )
 
 

@@ -18,13 +18,17 @@ from ._types import Array, Key, Params
 
 
 @eqx.filter_jit
-def _marginals(machine: Machine, params: Params) -> dict[str, Array]:
+def _marginals(machine: Machine, params: Params, shapes: tuple[tuple[str, tuple[int, ...]], ...]) -> dict[str, Array]:
     slots = machine.complete.slots(params)
     found: dict[str, Array] = {}
     for evidence, at in zip(machine.evidences, machine.positions, strict=True):
         if isinstance(evidence, Enumeration):
             found |= evidence.marginals([slots[i] for i in at])
-    return found
+    result = {}
+    for name, shape in shapes:
+        probs = jnp.clip(jnp.reshape(jnp.moveaxis(found[name], 0, -1), shape), 0.0, 1.0)
+        result[name] = probs / jnp.sum(probs, -1, keepdims=True)
+    return result
 
 
 @eqx.filter_jit
@@ -41,15 +45,9 @@ def _states(machine: Machine, params: Params, key: Key | None) -> dict[str, Arra
 def posterior(derivation: Derivation, params: Params) -> dict[str, Any]:
     """Marginal posterior of every latent element, as a NumPyro distribution."""
     model = derivation.model
-    result = {}
-    marginals = _marginals(derivation.machine, params)
-    for name in model.latents:
-        site = model.sites[name]
-        probs = jnp.reshape(jnp.moveaxis(marginals[name], 0, -1), (*site.batch_shape, len(site.support)))
-        probs = jnp.clip(probs, 0.0, 1.0)
-        probs = probs / jnp.sum(probs, -1, keepdims=True)
-        result[name] = _distribution(site.support, site.binary, probs)
-    return result
+    shapes = tuple((n, (*model.sites[n].batch_shape, len(model.sites[n].support))) for n in model.latents)
+    marginals = _marginals(derivation.machine, params, shapes)
+    return {n: _distribution(model.sites[n].support, model.sites[n].binary, marginals[n]) for n in model.latents}
 
 
 def _distribution(support: np.ndarray, binary: bool, probs: Array) -> Any:
@@ -93,8 +91,8 @@ def sample(derivation: Derivation, rng_key: Key, params: Params, num_samples: in
 def require_possible(derivation: Derivation, params: Params) -> None:
     """Raise, naming the datum, if the data are impossible at the starting values."""
     machine = derivation.machine
-    total = _total(machine, params)
-    if bool(jnp.isfinite(total)) and float(total) > LOG_ZERO / 10:
+    total = float(_total(machine, params))
+    if np.isfinite(total) and total > LOG_ZERO / 10:
         return
     for factor, slots in zip(machine.complete.factors, machine.complete.slots(params), strict=True):
         features, base = factor.statistics()
@@ -105,7 +103,7 @@ def require_possible(derivation: Derivation, params: Params) -> None:
         if bad.any():
             where = tuple(int(i) for i in np.argwhere(bad)[0])
             raise ValueError(
-                f"The log-likelihood is {float(total) if np.isnan(float(total)) else -np.inf} at the starting values: "
+                f"The log-likelihood is {total if np.isnan(total) else -np.inf} at the starting values: "
                 f"site {factor.site!r} gives its datum at index {where} probability zero (or no number), whatever the "
                 "latents. Start elsewhere with init_params=."
             )

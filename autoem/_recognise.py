@@ -6,6 +6,7 @@ Eligibility is global: one factor that does not fit sends the parameter to the n
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +20,7 @@ from ._complete import CompleteData
 from ._family import Conditional, Flat, InverseMatrix, Quadratic
 from ._links import Coordinates, Dependence, analyse, is_concrete, own_coordinates
 from ._model import Model, Parameter
+from ._types import Array
 from ._update import KINDS, ClosedForm, LeastSquares, Numeric, Occurrence, Update
 
 _FLOOR = 1e-5
@@ -64,10 +66,10 @@ class _Recogniser:
     def __init__(self, model: Model, complete: CompleteData) -> None:
         self.model, self.complete = model, complete
         self.program = complete.program
-        self.initial = {n: jnp.asarray(p.initial) for n, p in model.parameters.items()}
+        self.initial = {n: p.initial for n, p in model.parameters.items()}
         self.sites = [f.site for f in complete.factors] + [p.site for p in complete.priors]
         self.input = dict(zip(complete.names, self.program.inputs, strict=True))
-        self.slots = jax.eval_shape(lambda: complete.slots(self.initial))
+        self.slots = jax.eval_shape(complete.slots, self.initial)
         single = {n: self.dependence([n]) for n in complete.names}
         self.single = single
 
@@ -129,28 +131,33 @@ class _Recogniser:
         """The class (and static facts) of a conditional, without computing it."""
         probe = Occurrence(entry, argument, 1.0, 0, False, None, None)
         try:
-            return jax.eval_shape(lambda s: probe.conditional("", self.complete, self.initial, s), list(self.slots))
+            return jax.eval_shape(lambda p, s: probe.conditional("", self.complete, p, s), self.initial, list(self.slots))
         except (jax.errors.ConcretizationTypeError, NotImplementedError):
             return None
 
     def floor(self, entry: int) -> Any:
         """Smallest allowed standard deviation (event...,) of a location family's data; None for others."""
-        if self.is_prior(entry):
-            return None
-        factor = self.complete.factors[entry]
-        if factor.family is None or "shift" not in factor.constants:
-            return None
-        centred = factor.family.centre(factor.value)
-        lead = len(factor.latents) + len(factor.batch_shape)
-        weight = jnp.ones([1] * lead) if factor.weight is None else (factor.weight > 0) * 1.0
-        weight = jnp.broadcast_to(weight, jnp.broadcast_shapes(weight.shape, centred.shape[:lead]))
-        weight = jnp.reshape(weight, [*weight.shape, *([1] * (centred.ndim - lead))])
-        axes = tuple(range(lead))
-        total = jnp.maximum(jnp.sum(weight, axes), 1.0)
-        mean = jnp.sum(centred * weight, axes, keepdims=True) / total
-        variance = jnp.sum((centred - mean) ** 2 * weight, axes) / total
-        relative = _FLOOR if centred.dtype == jnp.float64 else _FLOOR_32
-        return jnp.maximum(relative * jnp.sqrt(variance), 1e-12)
+        return None if self.is_prior(entry) else _floor(self.complete.factors[entry])
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _smallest(lead: int, centred: Array, weight: Array | None) -> Array:
+    weight = jnp.ones([1] * lead) if weight is None else (weight > 0) * 1.0
+    weight = jnp.broadcast_to(weight, jnp.broadcast_shapes(weight.shape, centred.shape[:lead]))
+    weight = jnp.reshape(weight, [*weight.shape, *([1] * (centred.ndim - lead))])
+    axes = tuple(range(lead))
+    total = jnp.maximum(jnp.sum(weight, axes), 1.0)
+    mean = jnp.sum(centred * weight, axes, keepdims=True) / total
+    variance = jnp.sum((centred - mean) ** 2 * weight, axes) / total
+    relative = _FLOOR if centred.dtype == jnp.float64 else _FLOOR_32
+    return jnp.maximum(relative * jnp.sqrt(variance), 1e-12)
+
+
+def _floor(factor: Any) -> Any:
+    if factor.family is None or "shift" not in factor.constants:
+        return None
+    lead = len(factor.latents) + len(factor.batch_shape)
+    return _smallest(lead, factor.family.centre(factor.value), factor.weight)
 
 
 def _index(coords: Coordinates, shape: Sequence[int]) -> np.ndarray | None:
@@ -232,7 +239,7 @@ def recognise(model: Model, complete: CompleteData) -> tuple[list[Update], dict[
     if numeric:
         numeric = [n for n in complete.names if n in numeric]
         chosen = tuple(model.parameters[n].constraint for n in numeric)
-        free = [biject_to(c).inv(look.initial[n]) for n, c in zip(numeric, chosen, strict=True)]
+        free = [jax.eval_shape(biject_to(c).inv, look.initial[n]) for n, c in zip(numeric, chosen, strict=True)]
         update = Numeric(tuple(numeric), chosen, sum(int(np.size(f)) for f in free))
         updates.append(update)
         for name in numeric:
@@ -306,9 +313,9 @@ def _is_diagonal(look: _Recogniser, name: str, place: Place) -> bool:
     only = [n for n in look.complete.names if number in look.single[n]]
     if only != [name] or not is_concrete(*look.complete.known.values()):
         return False
-    ones = {n: (jnp.ones_like(v) if n == name else v) for n, v in look.initial.items()}
+    ones = {n: np.ones(v.shape, v.dtype) for n, v in look.initial.items()}
     with jax.ensure_compile_time_eval():
-        matrix = np.asarray(look.complete.arguments(ones)[place.entry][place.argument])
+        matrix = np.asarray(jax.jit(lambda p: look.complete.arguments(p)[place.entry][place.argument])(ones))
     off = matrix[..., ~np.eye(matrix.shape[-1], dtype=bool)]
     return bool(np.all(off == 0))
 
@@ -364,9 +371,14 @@ def _occurrence(
         index = np.zeros((1,) * _lead(look, place), int)
     if floor is not None:
         is_variance = diagonal and getattr(place.conditional, "form", "") == "covariance"
-        floor = jnp.min(floor) ** (2 if is_variance else 1)
+        floor = _lowest(floor, 2 if is_variance else 1)
         floor = None if getattr(place.conditional, "form", "") == "precision" else floor
     return Occurrence(place.entry, place.argument, d.power, 0, diagonal, index, floor), ""
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _lowest(floor: Array, power: int) -> Array:
+    return jnp.min(floor) ** power
 
 
 def _lead(look: _Recogniser, place: Place) -> int:

@@ -1,4 +1,4 @@
-"""Feature arrays: columns that broadcast against each other, stacked on a trailing axis, and their logarithms."""
+"""Feature arrays: columns that broadcast, stacked on a trailing axis, and logarithms of probabilities."""
 
 from __future__ import annotations
 

@@ -93,6 +93,38 @@ def _numerically(node: Node, operands: Sequence[Any]) -> np.ndarray:
         return np.asarray(bind(node, operands)[0])
 
 
+def compacted(coordinate: np.ndarray) -> np.ndarray:
+    """Length 1 along every axis where nothing changes."""
+    for axis, n in enumerate(coordinate.shape):
+        first = coordinate.take([0], axis) if n > 1 else coordinate
+        if n > 1 and np.array_equal(coordinate, np.broadcast_to(first, coordinate.shape)):
+            coordinate = first
+    return coordinate
+
+
+def _gathered(node: Node, coordinate: np.ndarray, indices: np.ndarray, shape: Sequence[int], out: int) -> np.ndarray:
+    """What lax.gather finds in a compact array, by NumPy: only axes along which it varies are looked up."""
+    numbers, sizes = node.params["dimension_numbers"], node.params["slice_sizes"]
+    batch_axes = [a for a in range(out) if a not in numbers.offset_dims]
+    gone = (*numbers.collapsed_slice_dims, *numbers.operand_batching_dims)
+    kept = [a for a in range(len(shape)) if a not in gone]
+    batching = dict(zip(numbers.operand_batching_dims, numbers.start_indices_batching_dims, strict=True))
+    lookup: list[Any] = []
+    for a, n in enumerate(coordinate.shape):
+        position: Any = np.zeros((1,) * out, int)
+        if n > 1 and a in numbers.start_index_map:
+            start = indices[..., numbers.start_index_map.index(a)]
+            position = position + place(np.clip(start, 0, shape[a] - sizes[a]), batch_axes, out)
+        if n > 1 and a in kept:
+            target = numbers.offset_dims[kept.index(a)]
+            position = position + np.arange(sizes[a]).reshape([-1 if i == target else 1 for i in range(out)])
+        if n > 1 and a in batching:
+            target = batch_axes[batching[a]]
+            position = position + np.arange(n).reshape([-1 if i == target else 1 for i in range(out)])
+        lookup.append(position)
+    return compacted(coordinate[tuple(np.broadcast_arrays(*lookup))]) if lookup else coordinate.reshape((1,) * out)
+
+
 def _reshape(coordinate: np.ndarray, old: Sequence[int], new: Sequence[int]) -> np.ndarray:
     """Reshape compactly: unit axes come and go for free, other axes in the smallest groups that match."""
     out: list[int] = []
@@ -131,8 +163,8 @@ def _gather(node: Node, coords: Sequence[Coordinates | None], shapes: Sequence[A
         last = len(shapes[1]) - 1
         result = tuple(place(collapse(c, [last]), batch_axes, out_ndim) for c in indices)
     if operand is not None and known[1] is not None and is_concrete(known[1]):
-        moved = _map(operand, lambda c: _numerically(node, [full(c, shapes[0]).astype(np.int32), known[1]]))
-        moved = _map(moved, lambda c: np.where(c < 0, -1, c))
+        indices_known = np.asarray(known[1])
+        moved = _map(operand, lambda c: _gathered(node, c, indices_known, shapes[0], out_ndim))
         result = moved if result is None else merge(result, moved)
     elif operand is not None:
         gone = (*numbers.collapsed_slice_dims, *numbers.operand_batching_dims)
@@ -174,8 +206,24 @@ def _structural(node: Node, coords: Sequence[Coordinates | None], shapes: Sequen
                 mixed = True
             else:
                 operands.append(full(c[axis], shapes[position]).astype(np.int32))
-        columns.append(None if mixed else _numerically(node, operands))
+        columns.append(None if mixed else compacted(_moved(node, operands)))
     return tuple(columns)
+
+
+def _moved(node: Node, operands: Sequence[Any]) -> np.ndarray:
+    """The common moves by NumPy (nothing to compile), the others by running them."""
+    params = node.params
+    if node.name == "concatenate":
+        return np.concatenate(operands, params["dimension"])
+    if node.name == "stack":
+        return np.stack(operands, params["axis"])
+    if node.name == "rev":
+        return np.flip(operands[0], params["dimensions"])
+    if node.name == "slice":
+        strides = params["strides"] or (1,) * operands[0].ndim
+        spans = zip(params["start_indices"], params["limit_indices"], strides, strict=True)
+        return operands[0][tuple(slice(*span) for span in spans)]
+    return _numerically(node, operands)
 
 
 _DATA_OPERANDS = {"scatter": (1, 2), "dynamic_slice": (1, 99), "dynamic_update_slice": (2, 99)}
