@@ -63,7 +63,7 @@ def build(model: Model) -> tuple[CompleteData, list[Block], list[Skeleton]]:
     """
     latents = {model.inputs[n]: (n, own_coordinates(model.sites[n].batch_shape)) for n in model.latents}
     by_latent = analyse(model.program, latents, kinds=False)
-    params = {model.inputs[n]: (n, (None,) * len(p.initial.shape)) for n, p in model.parameters.items()}
+    params = {model.inputs[n]: (n, (None,) * max(1, len(p.initial.shape))) for n, p in model.parameters.items()}
     by_parameter = set(analyse(model.program, params, kinds=False))
     skeletons = [_skeleton(model, site, by_latent, by_parameter) for site in model.sites.values()]
     skeletons = [s for s in skeletons if not s.site.role == "maximised"] + [
@@ -123,15 +123,15 @@ def _skeleton(model: Model, site: Site, by_latent: Mapping[int, Dependence], by_
 def _numbers(site: Site, out: Mapping[str, Any], canonical: bool) -> dict[str, tuple[int, int]]:
     """Value number and event axes of everything that a site's factor uses."""
     if site.role == "maximised":
-        numbers = {"log_prob": (out["log_prob"], 0)}
+        numbers = {"@log_prob": (out["log_prob"], 0)}
         if site.family is not None:
             numbers |= {n: (out["arguments"][n], d) for n, d in site.family.argument_ndims.items()}
         return numbers
     if not canonical:
-        return {"log_prob": (out["log_prob"], 0)}
+        return {"@log_prob": (out["log_prob"], 0)}
     assert site.family is not None
     numbers = {n: (out["arguments"][n], d) for n, d in site.family.argument_ndims.items()}
-    return numbers | {"value": (out["value"], site.event_ndim)}
+    return numbers | {"@value": (out["value"], site.event_ndim)}
 
 
 def _steps(found: Mapping[int, Dependence], numbers: Mapping[str, tuple[int, int]]) -> str:
@@ -144,7 +144,7 @@ def _complete(model: Model, skeletons: Sequence[Skeleton], by_latent: Mapping[in
     program = model.program
     wanted = {s.site.name: _numbers(s.site, model.outputs[s.site.name], s.canonical) for s in skeletons}
     extras = {
-        s.site.name: {k: i for k in ("mask", "scale") if (i := model.outputs[s.site.name][k]) is not None}
+        s.site.name: {f"@{k}": i for k in ("mask", "scale") if (i := model.outputs[s.site.name][k]) is not None}
         for s in skeletons
     }
     numbers = [i for w in wanted.values() for i, _ in w.values()] + [i for e in extras.values() for i in e.values()]
@@ -185,7 +185,7 @@ def _complete(model: Model, skeletons: Sequence[Skeleton], by_latent: Mapping[in
             priors.append(Prior(skeleton.site.name, skeleton.site.family, weight))
         else:
             factors.append(_factor(skeleton, data, weight, skeleton.site.name in imputed))
-        outputs.append(tuple((k, i) for k, i in entry.items() if k not in ("mask", "scale", "value")))
+        outputs.append(tuple((k, i) for k, i in entry.items() if k not in ("@mask", "@scale", "@value")))
     used = {i for n in linked.nodes for i in n.inputs} | {i for entry in outputs for _, i in entry}
     known = {i: v for i, v in linked.known.items() if i in used}
     numbered = tuple(dict.fromkeys(i for entry in outputs for _, i in entry))
@@ -199,7 +199,7 @@ def _data(program: Program, number: int) -> Any:
 
 def _weight(data: Mapping[str, Any]) -> Any:
     weight = None
-    for key in ("mask", "scale"):
+    for key in ("@mask", "@scale"):
         if data.get(key) is not None:
             part = _floats(data[key])
             weight = part if weight is None else weight * part
@@ -230,16 +230,18 @@ def _factor(skeleton: Skeleton, data: Mapping[str, Any], weight: Any, imputed: b
         if any(c is not None and c.shape[a] > 1 for coords in skeleton.coordinates.values() for c in coords)
     )
     offset = None
-    if site.role == "latent" and data.get("mask") is not None and not imputed:
+    if site.role == "latent" and data.get("@mask") is not None and not imputed:
         # A latent that is masked out is summed with total weight 1.
-        offset = (_floats(data["mask"]) - 1.0) * np.log(len(site.support))
-        if data.get("scale") is not None:
-            offset = offset * data["scale"]
+        offset = (_floats(data["@mask"]) - 1.0) * np.log(len(site.support))
+        if data.get("@scale") is not None:
+            offset = offset * data["@scale"]
     if not skeleton.canonical:
         return Factor(site.name, skeleton.latents, site.batch_shape, keep, None, None, {}, weight, offset)
     assert site.family is not None
+    # A constant that is one number belongs to the structure: an exponent has to be known when the update is written.
     constants = {n: data[n] for n in site.family.constants}
-    value = data["value"]
+    constants = {n: float(np.reshape(v, ())) if is_concrete(v) and np.size(v) == 1 else v for n, v in constants.items()}
+    value = data["@value"]
     if site.role == "observed" and not jnp.issubdtype(value.dtype, jnp.integer):
         value = _floats(value)
     shift = _shift(site, skeleton, data, value, weight)

@@ -61,7 +61,7 @@ class CompleteData(eqx.Module):
         """Log density of the maximised sites that are not flat, on the constrained value, without Jacobian."""
         total = jnp.zeros(())
         for prior, arguments in zip(self.priors, self.arguments(params)[len(self.factors) :], strict=True):
-            term = arguments["log_prob"]
+            term = arguments["@log_prob"]
             total = total + jnp.sum(term if prior.weight is None else term * prior.weight)
         return total
 

@@ -74,6 +74,7 @@ def _step(machine: Machine, prepared: Any, carry: _Carry, tol: Array) -> tuple[_
     finite = functools.reduce(jnp.logical_and, [jnp.all(jnp.isfinite(v)) for v in params.values()], finite)
     verdict = jnp.where(~finite, _BROKE, jnp.where(fell, _FELL, jnp.where((calm >= 2) | (length == 0), _DONE, _RUNNING)))
     kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), params, carry.params)
+    flags = {n: flags[n].astype(carry.flags[n].dtype) for n in flags}
     new = _Carry(kept, flags, objective, increase, length, calm, verdict, carry.steps + 1)
     return new, log_likelihood, objective
 
@@ -97,7 +98,17 @@ def _advance(machine: Machine, prepared: Any, carry: _Carry, tol: Array, most: A
 
         return jax.lax.while_loop(running, body, (carry, history))
 
-    return jax.vmap(one)(carry, carry.steps)
+    def steady(carry: _Carry) -> _Carry:
+        return jax.tree.map(lambda new, old: new.astype(old.dtype), carry, start)
+
+    start = carry
+    if carry.steps.shape[0] > 1:
+        carry, history = jax.vmap(one)(carry, carry.steps)
+        return steady(carry), history
+    # A single start runs without vmap, under which both branches of every `cond` would be computed.
+    single = jax.tree.map(lambda a: a[0], carry)
+    carry, history = jax.tree.map(lambda a: a[None], one(single, single.steps))
+    return steady(carry), history
 
 
 @eqx.filter_jit

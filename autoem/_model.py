@@ -15,6 +15,7 @@ import numpyro.distributions as dist
 from numpyro import handlers
 from numpyro.distributions import constraints
 from numpyro.infer.initialization import init_to_sample
+from numpyro.primitives import Messenger
 
 from ._family import AbstractFamily, find_family
 from ._links import Program, is_concrete, trace
@@ -118,14 +119,24 @@ def peel(fn: Any) -> Peeled:
 
 def _run(model: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], key: Key) -> dict[str, Any]:
     """One run of the model as NumPyro would start it: sites are drawn, improper ones started uniformly."""
-    seeded = handlers.substitute(handlers.seed(model, key), substitute_fn=_start)
+    seeded = handlers.substitute(_AsArrays(handlers.seed(model, key)), substitute_fn=_start)
     return handlers.trace(seeded).get_trace(*args, **kwargs)
+
+
+class _AsArrays(Messenger):
+    """Param values as JAX arrays, as under NumPyro's own inference: a NumPy initial value can be indexed by a latent."""
+
+    def postprocess_message(self, msg: dict[str, Any]) -> None:
+        """Convert a param's value once it is there."""
+        if msg["type"] == "param":
+            msg["value"] = jax.tree.map(jnp.asarray, msg["value"])
 
 
 def _outline(model: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """The sites of one abstract run: shapes and classes, no numbers (nothing is compiled)."""
     found: dict[str, Any] = {}
-    jax.eval_shape(lambda: found.update(_run(model, args, kwargs, jax.random.key(0))))
+    with numpyro.validation_enabled(False):
+        jax.eval_shape(lambda: found.update(_run(model, args, kwargs, jax.random.key(0))))
     return found
 
 
@@ -156,7 +167,8 @@ def initial_values(
 
     def start(key: Key) -> tuple[Params, Key]:
         key, left = jax.random.split(key)
-        found = _run(model, args, kwargs, key)
+        with numpyro.validation_enabled(False):
+            found = _run(model, args, kwargs, key)
         return {name: jnp.asarray(found[name]["value"], _like(found[name]["value"]).dtype) for name in names}, left
 
     return jax.jit(start)(key)

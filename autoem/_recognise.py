@@ -89,8 +89,8 @@ class _Recogniser:
         found = self.single[name]
         result = []
         for entry, outputs in enumerate(self.complete.outputs):
-            hits = [a for a, i in outputs if i in found and a != "log_prob"]
-            density = [a for a, i in outputs if i in found and a == "log_prob"]
+            hits = [a for a, i in outputs if i in found and a != "@log_prob"]
+            density = [a for a, i in outputs if i in found and a == "@log_prob"]
             own = self.is_prior(entry) and self.sites[entry] == name
             if not hits and not density and not own:
                 continue
@@ -165,7 +165,7 @@ def _index(coords: Coordinates, shape: Sequence[int]) -> np.ndarray | None:
     if any(c is None for c in coords):
         return None
     flat: Any = np.zeros((), int)
-    for c, n in zip(coords, shape, strict=True):
+    for c, n in zip(coords, shape or (1,) * len(coords), strict=True):
         assert c is not None
         flat = np.where((c < 0) | (flat < 0), -1, flat * n + c)
     return flat
@@ -505,7 +505,8 @@ def _separable(
             table[name] = {}
             for axis, c in enumerate(d.coordinates[name]):
                 varying = [] if c is None else [a for a, n in enumerate(c.shape) if n > 1]
-                if c is not None and len(varying) == 1 and varying[0] < batch and np.array_equal(c.reshape(-1), np.arange(shape[axis])):
+                counts = len(varying) == 1 and varying[0] < batch and axis < len(shape)
+                if counts and np.array_equal(c.reshape(-1), np.arange(shape[axis])):
                     table[name][axis] = varying[0]
         tables.append(table)
     chosen: list[tuple[tuple[int, ...], tuple[int | None, ...]]] = []
@@ -552,7 +553,7 @@ def _mark_conditional(look: _Recogniser, plans: Mapping[str, Plan]) -> None:
 def _scales(look: _Recogniser, place: Place) -> list[str]:
     """Unknown arguments other than the location."""
     outputs = look.complete.outputs[place.entry]
-    return [a for a, i in outputs if a not in (place.argument, "log_prob") and any(i in s for s in look.single.values())]
+    return [a for a, i in outputs if a not in (place.argument, "@log_prob") and any(i in s for s in look.single.values())]
 
 
 def _cancels(look: _Recogniser, update: LeastSquares, place: Place) -> bool:

@@ -44,7 +44,7 @@ class Factor(eqx.Module):
     def slots(self, arguments: dict[str, Any]) -> jax.Array:
         """Natural parameters from the aligned arguments: (latents..., batch..., F)."""
         if self.family is None:
-            return jnp.maximum(arguments["log_prob"], LOG_ZERO)[..., None]
+            return jnp.maximum(arguments["@log_prob"], LOG_ZERO)[..., None]
         return self.family.slots(arguments, self.constants)
 
     def statistics(self) -> tuple[jax.Array, jax.Array]:

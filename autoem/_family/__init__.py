@@ -5,35 +5,15 @@ from typing import Any
 from ._base import AbstractFamily as AbstractFamily
 from ._conditional import (
     LOG_ZERO as LOG_ZERO,
-)
-from ._conditional import (
     Circular as Circular,
-)
-from ._conditional import (
     Conditional as Conditional,
-)
-from ._conditional import (
     Flat as Flat,
-)
-from ._conditional import (
     InverseMatrix as InverseMatrix,
-)
-from ._conditional import (
     LogOdds as LogOdds,
-)
-from ._conditional import (
     LogPower as LogPower,
-)
-from ._conditional import (
     LogSimplex as LogSimplex,
-)
-from ._conditional import (
     Quadratic as Quadratic,
-)
-from ._conditional import (
     safe_log as safe_log,
-)
-from ._conditional import (
     symmetrise as symmetrise,
 )
 from .bernoulli import Bernoulli

@@ -54,7 +54,7 @@ class AbstractFamily(eqx.Module):
 
     @abc.abstractmethod
     def log_base(self, value: Array, constants: Arrays) -> Array:
-        """Log h(x), shape (...)."""
+        """log h(x), shape (...)."""
 
     @abc.abstractmethod
     def slots(self, arguments: Arrays, constants: Arrays) -> Array:
@@ -72,7 +72,7 @@ class AbstractFamily(eqx.Module):
 
     @abc.abstractmethod
     def value_conditional(self, arguments: Arrays) -> Conditional | None:
-        """Log p(x) as a function of the value x: what this family contributes as a prior."""
+        """log p(x) as a function of the value x: what this family contributes as a prior."""
 
     @abc.abstractmethod
     def describe_statistics(self) -> tuple[str, ...]:

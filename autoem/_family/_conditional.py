@@ -90,7 +90,7 @@ LOG_ZERO = -1e30
 
 
 def safe_log(probability: Any) -> jax.Array:
-    """Log p, with `LOG_ZERO` and a zero derivative where p = 0."""
+    """log p, with `LOG_ZERO` and a zero derivative where p = 0."""
     positive = probability > 0
     return jnp.where(positive, jnp.log(jnp.where(positive, probability, 1)), LOG_ZERO)
 

@@ -33,7 +33,7 @@ def log_complement(probability: Any) -> jax.Array:
 
 
 def log_odds(arguments: Arrays) -> tuple[jax.Array, jax.Array]:
-    """Log p and log(1 - p), from `probs` or `logits`; an exact zero of the user's stays a zero."""
+    """log p and log(1 - p), from `probs` or `logits`; an exact zero of the user's stays a zero."""
     if "logits" in arguments:
         logits = arguments["logits"]
         positive, negative = jax.nn.log_sigmoid(logits), jax.nn.log_sigmoid(-logits)

@@ -50,7 +50,7 @@ class Binomial(AbstractFamily):
         return stack(x, constants["total_count"] - x)
 
     def log_base(self, value: Array, constants: Arrays) -> Array:
-        """Log C(n, x)."""
+        """log C(n, x)."""
         x, n = as_float(value), as_float(constants["total_count"])
         return gammaln(n + 1) - gammaln(x + 1) - gammaln(n - x + 1)
 

@@ -64,7 +64,7 @@ class Categorical(AbstractFamily):
         return jnp.zeros(jnp.shape(value))
 
     def slots(self, arguments: Arrays, constants: Arrays) -> Array:
-        """Log p."""
+        """log p."""
         return log_probabilities(arguments)
 
     def argument_conditional(

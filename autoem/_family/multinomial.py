@@ -51,12 +51,12 @@ class Multinomial(AbstractFamily):
         return as_float(value)
 
     def log_base(self, value: Array, constants: Arrays) -> Array:
-        """Log n! - Σ_k log x_k!."""
+        """log n! - Σ_k log x_k!."""
         x, n = as_float(value), as_float(constants["total_count"])
         return gammaln(n + 1) - jnp.sum(gammaln(x + 1), -1)
 
     def slots(self, arguments: Arrays, constants: Arrays) -> Array:
-        """Log p."""
+        """log p."""
         return log_probabilities(arguments)
 
     def argument_conditional(

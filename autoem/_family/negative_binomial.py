@@ -49,7 +49,7 @@ class NegativeBinomial(AbstractFamily):
         return stack(as_float(constants["total_count"]), as_float(value))
 
     def log_base(self, value: Array, constants: Arrays) -> Array:
-        """Log Γ(x + r) - log Γ(r) - log x!."""
+        """log Γ(x + r) - log Γ(r) - log x!."""
         x, r = as_float(value), as_float(constants["total_count"])
         return gammaln(x + r) - gammaln(r) - gammaln(x + 1)
 

@@ -43,7 +43,7 @@ class Normal(AbstractFamily):
         return jnp.log(value) if self.log else value
 
     def centre(self, value: Array) -> Array:
-        """Y itself."""
+        """y itself."""
         return self._y(value)
 
     def statistics(self, value: Array, constants: Arrays) -> Array:

@@ -56,7 +56,7 @@ class Weibull(AbstractFamily):
         return stack(jnp.ones_like(power), power)
 
     def log_base(self, value: Array, constants: Arrays) -> Array:
-        """Log k + (k - 1) log x."""
+        """log k + (k - 1) log x."""
         k = as_float(constants["concentration"])
         return jnp.log(k) + xlogy(k - 1, value)
 
@@ -69,19 +69,15 @@ class Weibull(AbstractFamily):
         self, name: str, statistics: Array, arguments: Arrays, constants: Arrays
     ) -> Conditional | None:
         """scale: {log u, u^-k}, where k is one known number."""
-        exponent = _number(arguments["concentration"])
+        exponent = _number(constants.get("concentration"))
         if name != "scale" or exponent is None:
             return None
         count, power = unstack(statistics)
         return LogPower(-count * exponent, -power, exponent=-exponent)
 
     def value_conditional(self, arguments: Arrays) -> Conditional | None:
-        """{log u, u^k}, where k is one known number."""
-        exponent = _number(arguments["concentration"])
-        if exponent is None:
-            return None
-        rate = as_float(arguments["scale"]) ** -exponent
-        return LogPower(jnp.full_like(rate, exponent - 1), -rate, exponent=exponent)
+        """None: the power would have to be known when the update is written."""
+        return None
 
     def describe_statistics(self) -> tuple[str, ...]:
         """Count, sum of powers."""

@@ -33,8 +33,13 @@ MATRIX = frozenset("cholesky triangular_solve".split())
 
 
 def own_coordinates(batch_shape: Sequence[int], event_ndim: int = 0) -> Coordinates:
-    """An unknown's coordinates with respect to itself; event axes are not coordinates."""
+    """An unknown's coordinates with respect to itself; event axes are not coordinates.
+
+    A scalar counts as one axis of length 1, so that -1 can say which elements of a value do not depend on it.
+    """
     ndim = len(batch_shape)
+    if not ndim:
+        return (np.zeros((1,) * event_ndim, int),)
     return tuple(
         np.arange(n).reshape([-1 if a == axis else 1 for a in range(ndim)] + [1] * event_ndim)
         for axis, n in enumerate(batch_shape)
@@ -80,7 +85,7 @@ def place(coordinate: np.ndarray | None, axes: Sequence[int], ndim: int) -> np.n
 
 def full(coordinate: np.ndarray, shape: Sequence[int]) -> np.ndarray:
     """A compact array at its full shape."""
-    return np.ascontiguousarray(np.broadcast_to(coordinate, shape))
+    return np.array(np.broadcast_to(coordinate, shape))
 
 
 def _map(coordinates: Coordinates, function: Any) -> Coordinates:

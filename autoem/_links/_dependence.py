@@ -69,7 +69,8 @@ def _kind(node: Node, operands: Sequence[Dependence | None], known: Sequence[Any
     if name == "select_n":
         if operands[0] is not None:
             return _opaque(coords, "where", present)
-        power = present[0].power if len({d.power for d in present}) == 1 and is_concrete(known[0]) else None
+        fixed = known[0] is not None and is_concrete(known[0])
+        power = present[0].power if len({d.power for d in present}) == 1 and fixed else None
         pure = power is not None and all(d.pure for d in present)
         return Dependence(coords, power, pure, affine, first.steps)
     if name in ("mul", "div"):
@@ -84,7 +85,7 @@ def _kind(node: Node, operands: Sequence[Dependence | None], known: Sequence[Any
         return _raised(first, _POWERS[name], name, coords)
     if name == "integer_pow":
         return _raised(first, float(node.params["y"]), name, coords)
-    if name == "pow" and operands[1] is None and is_concrete(known[1]) and np.ptp(np.asarray(known[1])) == 0:
+    if name == "pow" and known[1] is not None and is_concrete(known[1]) and np.ptp(np.asarray(known[1])) == 0:
         return _raised(first, float(np.asarray(known[1]).flat[0]), name, coords)
     return _opaque(coords, name, present)
 

@@ -78,8 +78,12 @@ class LeastSquares(eqx.Module):
         ridge = 4 * width * jnp.finfo(normal.dtype).eps * scale
         start = jnp.concatenate([self._columns(params[n], s) for n, s in zip(self.names, self.separable, strict=True)], -1)
         residual = right - jnp.einsum("...ij,...j->...i", normal, start)
-        damped = normal + ridge[..., None, None] * jnp.eye(width, dtype=normal.dtype)
-        delta = jax.scipy.linalg.solve(damped, residual[..., None], assume_a="pos")[..., 0]
+        if width == 1:
+            delta = residual / (normal[..., 0] + ridge[..., None])
+        else:
+            root = jnp.linalg.cholesky(normal + ridge[..., None, None] * jnp.eye(width, dtype=normal.dtype))
+            delta = jax.scipy.linalg.solve_triangular(root, residual[..., None], lower=True)
+            delta = jax.scipy.linalg.solve_triangular(root, delta, lower=True, trans=1)[..., 0]
         solved = start + jnp.where(jnp.isfinite(delta), delta, 0.0)
         return self._split(solved, params)
 

@@ -1,0 +1,23 @@
+"""What every test runs under: float64, derandomised hypothesis, pictures without a screen."""
+
+import os
+from collections.abc import Iterator
+
+import hypothesis
+import jax
+import pytest
+
+jax.config.update("jax_enable_x64", True)
+
+# By environment, not by matplotlib.use: examples that a test starts as a child process inherit it.
+os.environ["MPLBACKEND"] = "Agg"
+
+hypothesis.settings.register_profile("ci", derandomize=True, deadline=None, max_examples=30)
+hypothesis.settings.load_profile("ci")
+
+
+@pytest.fixture
+def x32() -> Iterator[None]:
+    """Runs the test in JAX's default precision, float32."""
+    with jax.enable_x64(False):
+        yield
