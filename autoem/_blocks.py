@@ -306,7 +306,9 @@ def _group(model: Model, complete: CompleteData, skeletons: Sequence[Skeleton]) 
     for root in dict.fromkeys(together.find(n) for n in model.latents):
         members = [n for n in model.latents if together.find(n) == root]
         positions = [i for i, (f, _) in enumerate(relevant) if f.latents and together.find(f.latents[0]) == root]
-        blocks.append(_block(model, [relevant[i] for i in positions], members, positions, [shapes[i] for i in positions]))
+        blocks.append(
+            _block(model, [relevant[i] for i in positions], members, positions, [shapes[i] for i in positions])
+        )
     outright = tuple(i for i, (f, _) in enumerate(relevant) if not f.latents)
     if outright:
         evidence = Observed(tuple(factors[i] for i in outright), tuple(shapes[i] for i in outright))

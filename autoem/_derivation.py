@@ -115,11 +115,13 @@ class Derivation:
         params: the same per parameter.
         exact: whether the E-step is exact and every M-step climbs the exact Q.
         closed_form: whether every M-step is in closed form.
-        statistics: expected sufficient statistics by name -> shape.
+        statistics: per site, the shape of its expected sufficient statistics: latent values, batch axes, features.
         machine: the modules that run.
     """
 
-    def __init__(self, model: Model, machine: Machine, skeletons: Sequence[Skeleton], plans: Mapping[str, Plan]) -> None:
+    def __init__(
+        self, model: Model, machine: Machine, skeletons: Sequence[Skeleton], plans: Mapping[str, Plan]
+    ) -> None:
         self.model = model
         self.machine = machine
         self.latents = {n: self._latent(n) for n in model.latents}
@@ -128,8 +130,10 @@ class Derivation:
         self.closed_form = all(f.method != "newton" and f.method != "gradient" for f in self.params.values())
         initial = {n: p.initial for n, p in model.parameters.items()}
         slots = jax.eval_shape(machine.complete.slots, initial)
-        self.statistics = {f"E[T({f.site})]": s.shape for f, s in zip(machine.complete.factors, slots, strict=True)}
-        self._page = page(model, machine.complete, machine.evidences, skeletons, plans, slots, self)
+        self.statistics = {f.site: s.shape for f, s in zip(machine.complete.factors, slots, strict=True)}
+        self._page = page(
+            model, machine.complete, machine.evidences, skeletons, machine.updates, plans, self.statistics
+        )
 
     def _latent(self, name: str) -> Found:
         site = self.model.sites[name]
@@ -181,7 +185,7 @@ def derive(
     """
     read = read_model(model, args, kwargs, maximize, flat)
     complete, blocks, skeletons = build(read)
-    updates, plans = recognise(read, complete)
+    updates, plans = recognise(read, complete, {s.site.name: s.why for s in skeletons})
     machine = Machine(complete, _evidences(blocks), tuple(b.positions for b in blocks), tuple(updates))
     return Derivation(read, machine, skeletons, plans)
 

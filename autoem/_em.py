@@ -13,13 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm.auto import tqdm
 
+from . import _posterior
 from ._derivation import Derivation, Machine, derive
 from ._model import initial_values
 from ._result import EMResult, EMState, Status
 from ._types import Array, Key, Params, Refusal
 from ._uncertainty import certify, standard_errors
 from ._update import FLOORED, SENTENCES
-from . import _posterior
 
 _BLOCK = 50
 """Steps per compiled call: how often the progress bar hears."""
@@ -44,9 +44,7 @@ _VERDICTS = {_RUNNING: Status.MAX_STEPS, _DONE: Status.CONVERGED, _FELL: Status.
 
 def _distance(new: Params, old: Params) -> Array:
     """Largest change of any parameter, relative to that parameter's largest element."""
-    parts = [
-        jnp.max(jnp.abs(new[n] - old[n])) / (jnp.max(jnp.abs(old[n])) + 1e-8) for n in new if jnp.size(new[n])
-    ]
+    parts = [jnp.max(jnp.abs(new[n] - old[n])) / (jnp.max(jnp.abs(old[n])) + 1e-8) for n in new if jnp.size(new[n])]
     return functools.reduce(jnp.maximum, parts)
 
 
@@ -72,7 +70,9 @@ def _step(machine: Machine, prepared: Any, carry: _Carry, tol: Array) -> tuple[_
     fell = increase < -1e4 * eps * jnp.abs(objective)
     finite = jnp.isfinite(objective)
     finite = functools.reduce(jnp.logical_and, [jnp.all(jnp.isfinite(v)) for v in params.values()], finite)
-    verdict = jnp.where(~finite, _BROKE, jnp.where(fell, _FELL, jnp.where((calm >= 2) | (length == 0), _DONE, _RUNNING)))
+    verdict = jnp.where(
+        ~finite, _BROKE, jnp.where(fell, _FELL, jnp.where((calm >= 2) | (length == 0), _DONE, _RUNNING))
+    )
     kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), params, carry.params)
     flags = {n: flags[n].astype(carry.flags[n].dtype) for n in flags}
     new = _Carry(kept, flags, objective, increase, length, calm, verdict, carry.steps + 1)
@@ -89,7 +89,9 @@ def _advance(machine: Machine, prepared: Any, carry: _Carry, tol: Array, most: A
         def body(loop: Any) -> Any:
             carry, history = loop
             new, log_likelihood, objective = _step(machine, prepared, carry, tol)
-            history = history.at[:, carry.steps - first].set(jnp.stack([log_likelihood, objective]).astype(history.dtype))
+            history = history.at[:, carry.steps - first].set(
+                jnp.stack([log_likelihood, objective]).astype(history.dtype)
+            )
             return new, history
 
         def running(loop: Any) -> Any:
@@ -191,7 +193,9 @@ class EM:
         """
         return self._init(self.derive(*args, **kwargs), rng_key, args, kwargs, init_params)
 
-    def _init(self, derivation: Derivation, rng_key: Key, args: Any, kwargs: Any, init_params: Params | None) -> EMState:
+    def _init(
+        self, derivation: Derivation, rng_key: Key, args: Any, kwargs: Any, init_params: Params | None
+    ) -> EMState:
         params, rng_key = initial_values(self.model, args, kwargs, rng_key, derivation.model.parameters)
         for name, value in (init_params or {}).items():
             params[name] = _checked(name, value, derivation)
@@ -347,7 +351,9 @@ def _complete_params(params: Params, derivation: Derivation) -> Params:
     missing = [n for n in wanted if n not in params]
     unknown = [n for n in params if n not in wanted]
     if missing or unknown:
-        raise ValueError(f"params must have exactly the parameters {list(wanted)}; missing {missing}, unknown {unknown}.")
+        raise ValueError(
+            f"params must have exactly the parameters {list(wanted)}; missing {missing}, unknown {unknown}."
+        )
     for name, parameter in wanted.items():
         if jnp.shape(params[name]) != jnp.shape(parameter.initial):
             raise ValueError(f"params[{name!r}] has shape {jnp.shape(params[name])}; the model's has "

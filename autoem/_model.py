@@ -143,7 +143,9 @@ def _outline(model: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str
 def _like(value: Any) -> jax.ShapeDtypeStruct:
     """Shape and type of an unknown; integers given as starting values mean floats."""
     dtype = jnp.result_type(value)
-    return jax.ShapeDtypeStruct(jnp.shape(value), dtype if jnp.issubdtype(dtype, jnp.inexact) else jnp.result_type(float))
+    return jax.ShapeDtypeStruct(
+        jnp.shape(value), dtype if jnp.issubdtype(dtype, jnp.inexact) else jnp.result_type(float)
+    )
 
 
 def _start(site: Mapping[str, Any]) -> Any:
@@ -253,7 +255,9 @@ def read_model(
     }
     latents = tuple(name for name, site in sites.items() if site.role == "latent")
     unknowns = {name: p.initial for name, p in parameters.items()}
-    unknowns |= {n: jax.ShapeDtypeStruct(jnp.shape(samples[n]["value"]), jnp.result_type(samples[n]["value"])) for n in latents}
+    unknowns |= {
+        n: jax.ShapeDtypeStruct(jnp.shape(samples[n]["value"]), jnp.result_type(samples[n]["value"])) for n in latents
+    }
     order = [*parameters, *latents]
 
     def outputs(*values: Any) -> dict[str, Any]:
@@ -351,7 +355,12 @@ def _check_data(site: Site, base: Any, value: Any) -> None:
         )
     try:
         inside = np.asarray(base.support(value))
-    except (NotImplementedError, TypeError, jax.errors.TracerArrayConversionError, jax.errors.TracerBoolConversionError):
+    except (
+        NotImplementedError,
+        TypeError,
+        jax.errors.TracerArrayConversionError,
+        jax.errors.TracerBoolConversionError,
+    ):
         return  # a support that depends on parameters is the log density's own business
     if not inside.all():
         where = tuple(int(i) for i in np.argwhere(~inside)[0])

@@ -63,8 +63,8 @@ class Plan:
 class _Recogniser:
     """Looks at one model's entries; holds what all parameters share."""
 
-    def __init__(self, model: Model, complete: CompleteData) -> None:
-        self.model, self.complete = model, complete
+    def __init__(self, model: Model, complete: CompleteData, why: Mapping[str, str]) -> None:
+        self.model, self.complete, self.why = model, complete, why
         self.program = complete.program
         self.initial = {n: p.initial for n, p in model.parameters.items()}
         self.sites = [f.site for f in complete.factors] + [p.site for p in complete.priors]
@@ -102,7 +102,8 @@ class _Recogniser:
         if family is None:
             what = "prior" if own else "density"
             distribution = self.model.sites[site].distribution
-            return Place(entry, None, None, None, f"the {what} {distribution} of {site!r} has no canonical form")
+            why = self.why.get(site) or f"{distribution} has no canonical form here"
+            return Place(entry, None, None, None, f"the {what} {distribution} of {site!r} is used as it is: {why}")
         if own and hits:
             return Place(entry, None, None, None, f"{site!r} depends on itself")
         if own:
@@ -121,8 +122,8 @@ class _Recogniser:
             if n != name and any(outputs.get(a) in self.single[n] for a in family.coupled if a != argument)
         ]
         if argument in family.coupled and others:
-            return Place(entry, argument, dependence, None, f"{argument} and {' and '.join(family.coupled)} of {site!r} "
-                         "are estimated jointly")  # fmt: skip
+            why = f"{' and '.join(family.coupled)} of {site!r} have their maximum jointly"
+            return Place(entry, argument, dependence, None, why)
         conditional = self._shapes(entry, argument)
         why = "" if conditional is not None else f"the {argument} of a {family.name} has no closed-form mode ({site!r})"
         return Place(entry, argument, dependence, conditional, why)
@@ -131,7 +132,9 @@ class _Recogniser:
         """The class (and static facts) of a conditional, without computing it."""
         probe = Occurrence(entry, argument, 1.0, 0, False, None, None)
         try:
-            return jax.eval_shape(lambda p, s: probe.conditional("", self.complete, p, s), self.initial, list(self.slots))
+            return jax.eval_shape(
+                lambda p, s: probe.conditional("", self.complete, p, s), self.initial, list(self.slots)
+            )
         except (jax.errors.ConcretizationTypeError, NotImplementedError):
             return None
 
@@ -188,16 +191,23 @@ def _is_real(constraint: Any) -> bool:
 
 def _named(constraint: Any, *names: str) -> bool:
     base = getattr(constraint, "base_constraint", constraint)
-    return any(base is getattr(constraints, n, None) or type(base) is type(getattr(constraints, n, None)) for n in names)
+    return any(
+        base is getattr(constraints, n, None) or type(base) is type(getattr(constraints, n, None)) for n in names
+    )
 
 
-def recognise(model: Model, complete: CompleteData) -> tuple[list[Update], dict[str, Plan]]:
+def recognise(model: Model, complete: CompleteData, why: Mapping[str, str]) -> tuple[list[Update], dict[str, Plan]]:
     """Choose an update for every parameter.
+
+    Args:
+        model: the model.
+        complete: its factors, priors and links.
+        why: per site whose density is used as it is, why its family is not.
 
     Returns:
         The updates in the order in which they run, and what was decided about each parameter.
     """
-    look = _Recogniser(model, complete)
+    look = _Recogniser(model, complete, why)
     plans = {n: Plan(n, places=look.places(n)) for n in complete.names}
     locations: list[str] = []
     closed: list[ClosedForm] = []
@@ -338,9 +348,7 @@ def _whole_event(coords: Coordinates, ndim: int, look: _Recogniser, name: str) -
     return True
 
 
-def _occurrence(
-    look: _Recogniser, name: str, place: Place, kind: str, diagonal: bool
-) -> tuple[Occurrence | None, str]:
+def _occurrence(look: _Recogniser, name: str, place: Place, kind: str, diagonal: bool) -> tuple[Occurrence | None, str]:
     shape = jnp.shape(look.initial[name])
     site = look.sites[place.entry]
     if place.argument is None:
@@ -353,7 +361,9 @@ def _occurrence(
     if event_ndim:
         if not d.pure or not _whole_event(coords, event_ndim, look, name):
             return None, f"the {place.argument} of {site!r} is {_describe(d)}, not a selection of whole arrays"
-        lead = tuple(np.squeeze(c, tuple(range(c.ndim - event_ndim, c.ndim))) for c in coords[: len(shape) - event_ndim])  # type: ignore[union-attr]
+        lead = tuple(
+            np.squeeze(c, tuple(range(c.ndim - event_ndim, c.ndim))) for c in coords[: len(shape) - event_ndim]
+        )  # type: ignore[union-attr]
         index = _index(lead, shape[: len(shape) - event_ndim])
         assert index is not None
         index = index if index.ndim else np.zeros((1,) * _lead(look, place), int)
@@ -553,7 +563,9 @@ def _mark_conditional(look: _Recogniser, plans: Mapping[str, Plan]) -> None:
 def _scales(look: _Recogniser, place: Place) -> list[str]:
     """Unknown arguments other than the location."""
     outputs = look.complete.outputs[place.entry]
-    return [a for a, i in outputs if a not in (place.argument, "@log_prob") and any(i in s for s in look.single.values())]
+    return [
+        a for a, i in outputs if a not in (place.argument, "@log_prob") and any(i in s for s in look.single.values())
+    ]
 
 
 def _cancels(look: _Recogniser, update: LeastSquares, place: Place) -> bool:
@@ -583,4 +595,9 @@ def _cancels(look: _Recogniser, update: LeastSquares, place: Place) -> bool:
         return True
     single = len(update.names) == 1
     d = look.single[update.names[0]][outputs[place.argument]]
-    return single and d.pure and len(axes[update.names[0]]) == len(jnp.shape(look.initial[update.names[0]])) - 1 and len(shape) > 0
+    return (
+        single
+        and d.pure
+        and len(axes[update.names[0]]) == len(jnp.shape(look.initial[update.names[0]])) - 1
+        and len(shape) > 0
+    )

@@ -2,27 +2,222 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
+from ._complete import CompleteData
+from ._evidence import Enumeration, Observed
+from ._links import expressions
+from ._model import Model, Site
+from ._recognise import Plan
+from ._update import ClosedForm, LeastSquares, Numeric, Update
+
+_WIDTH = 100
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line: a label, plain text, and LaTeX (without dollars) where there is a formula."""
+
+    label: str
+    text: str
+    latex: str = ""
+
 
 @dataclass(frozen=True)
 class Page:
-    """Titled sections of (label, text) lines."""
+    """A title and titled sections of lines."""
 
     title: str
-    sections: tuple[tuple[str, tuple[tuple[str, str], ...]], ...]
+    sections: tuple[tuple[str, tuple[Line, ...]], ...]
 
     def text(self) -> str:
-        """Plain text."""
-        return self.title
+        """Plain text, at most 100 columns."""
+        out = [self.title, "=" * len(self.title)]
+        for heading, lines in self.sections:
+            out += ["", heading]
+            width = min(24, max((len(line.label) for line in lines), default=0))
+            for line in lines:
+                lead = f"  {line.label:<{width}}  " if width else "  "
+                out += textwrap.wrap(line.text, _WIDTH, initial_indent=lead, subsequent_indent=" " * (width + 4),
+                                     break_long_words=False) or [lead.rstrip()]  # fmt: skip
+        return "\n".join(out)
 
     def markdown(self) -> str:
-        """Markdown."""
-        return self.title
+        """Markdown, formulas in LaTeX."""
+        out = [f"## {self.title}"]
+        for heading, lines in self.sections:
+            out += ["", f"### {heading}", ""]
+            for line in lines:
+                body = f"${line.latex}$" if line.latex else line.text.replace("|", "\\|")
+                out.append(f"- **{line.label}** {body}" if line.label else f"- {body}")
+        return "\n".join(out)
 
 
-def page(model: Any, complete: Any, evidences: Sequence[Any], skeletons: Any, plans: Mapping[str, Any], slots: Any, derivation: Any) -> Page:
-    """Write the page of a derivation."""
-    return Page("derivation", ())
+def page(
+    model: Model,
+    complete: CompleteData,
+    evidences: Sequence[Enumeration | Observed],
+    skeletons: Sequence[Any],
+    updates: Sequence[Update],
+    plans: Mapping[str, Plan],
+    statistics: Mapping[str, tuple[int, ...]],
+) -> Page:
+    """Write the page of a derivation from the modules that run."""
+    sections = [
+        ("Model", _model_lines(model)),
+        ("Objective", _objective_lines(complete)),
+        ("Expected sufficient statistics", _statistics_lines(complete, skeletons, statistics)),
+        ("E-step", _e_step_lines(model, evidences)),
+        ("M-step, in this order", _m_step_lines(complete, updates, plans)),
+    ]
+    declined = [Line(n, "; ".join(dict.fromkeys(p.declined))) for n, p in plans.items() if p.declined]
+    if declined:
+        sections.append(("No closed form, and why", tuple(declined)))
+    sections.append(("Approximate", (Line("", _exactness(updates)),)))
+    return Page("EM, derived", tuple((title, tuple(lines)) for title, lines in sections))
+
+
+def _exactness(updates: Sequence[Update]) -> str:
+    if any(isinstance(u, Numeric) for u in updates):
+        return ("Nothing is estimated: the E-step is exact, and every M-step raises the exact Q (numerically where no "
+                "closed form is named).")  # fmt: skip
+    return "Nothing: the E-step is exact and every M-step is in closed form."
+
+
+def _arguments(model: Model, site: Site, text: Mapping[int, str]) -> list[tuple[str, str]]:
+    out = model.outputs[site.name]
+    return [(n, text.get(i) or _constant(model.program.known[i])) for n, i in out["arguments"].items()]
+
+
+def _constant(value: Any) -> str:
+    if isinstance(value, np.ndarray | float | int) or hasattr(value, "dtype"):
+        flat = np.ravel(value) if np.size(value) <= 4 else None
+        if flat is not None and len(np.unique(flat)) == 1:
+            return f"{flat[0]:g}"
+    return "data"
+
+
+def _index(site: Site) -> str:
+    return f"[{', '.join(site.plates)}]" if site.plates else ""
+
+
+def _model_lines(model: Model) -> list[Line]:
+    text = expressions(model.program, {i: n for n, i in model.inputs.items()})
+    lines = []
+    for name, p in model.parameters.items():
+        shape = f" of shape {p.initial.shape}" if p.initial.shape else ""
+        kind = "site, maximised" if p.is_site else "parameter"
+        if p.flat:
+            kind += " (prior ignored)"
+        lines.append(Line(name, f"{kind}{shape} in {p.constraint}"))
+    for site in model.sites.values():
+        label = f"{site.name}{_index(site)}"
+        arguments = ", ".join(f"{n}={t}" for n, t in _arguments(model, site, text)) or "..."
+        what = {"latent": f"latent, {len(site.support) if site.support is not None else 0} values",
+                "observed": "observed", "maximised": "prior"}[site.role]  # fmt: skip
+        shape = f", shape {site.batch_shape}" if site.batch_shape else ""
+        wrapped = f"{site.distribution}({arguments})"
+        lines.append(Line(label, f"~ {wrapped}   ({what}{shape})"))
+    return lines
+
+
+def _objective_lines(complete: CompleteData) -> list[Line]:
+    priors = " + log p(θ)" if complete.priors else ""
+    sites = ", ".join(f.site for f in complete.factors)
+    text = f"Q(θ | θₜ) = Σ_s ⟨slots_s(θ), E[T_s | data; θₜ]⟩{priors},  s in {{{sites}}}"
+    latex = r"Q(\theta \mid \theta_t) = \sum_s \langle \eta_s(\theta), \mathrm{E}[T_s \mid x; \theta_t] \rangle"
+    latex += r" + \log p(\theta)" if complete.priors else ""
+    return [Line("", text, latex)]
+
+
+def _statistics_lines(complete: CompleteData, skeletons: Any, statistics: Mapping[str, Any]) -> list[Line]:
+    lines = []
+    for factor, skeleton in zip(complete.factors, skeletons, strict=False):
+        names = (
+            "weight of each log density" if factor.family is None else ", ".join(factor.family.describe_statistics())
+        )
+        given = f" for every value of {', '.join(factor.latents)}" if factor.latents else ""
+        why = f" (the log density as it is: {skeleton.why})" if factor.family is None else ""
+        lines.append(Line(factor.site, f"E[{names}]{given}; shape {statistics[factor.site]}{why}"))
+    return lines
+
+
+def _e_step_lines(model: Model, evidences: Sequence[Any]) -> list[Line]:
+    lines = []
+    for evidence in evidences:
+        if isinstance(evidence, Observed):
+            names = ", ".join(f.site for f in evidence.factors)
+            lines.append(Line("observed", f"{names}: no latent; their statistics are added up once, before the loop"))
+            continue
+        order = evidence.order()
+        label = ", ".join(n for n, _, _ in evidence.layout.latents)
+        sites = " ".join(f"p({f.site})" for f in evidence.factors)
+        text = f"log Σ_{{{label}}} {sites}, summed in the order {', '.join(order)}; the statistics are its gradient"
+        if evidence.layout.chunk:
+            text += f"; in chunks of {evidence.layout.chunk[1]} rows"
+        latex = rf"L = \log \sum_{{{_tex(label)}}} \prod_s e^{{\langle \eta_s, T_s \rangle}}, \quad \mathrm{{E}}[T_s]"
+        lines.append(Line(label, text, latex + r" = \partial L / \partial \eta_s"))
+    masked = [n for n in model.latents if model.outputs[n]["mask"] is not None]
+    if masked:
+        lines.append(Line("masked", f"{', '.join(masked)}: an element that is masked out carries total weight 1"))
+    return lines
+
+
+def _tex(name: str) -> str:
+    return r"\mathrm{" + name.replace("_", r"\_") + "}"
+
+
+def _m_step_lines(complete: CompleteData, updates: Sequence[Update], plans: Mapping[str, Plan]) -> list[Line]:
+    lines = []
+    for update in updates:
+        if isinstance(update, ClosedForm):
+            text, latex = _closed_form(update)
+            lines.append(
+                Line(update.name, f"{text}   [{{{plans[update.name].features}}}]", f"{_tex(update.name)} = {latex}")
+            )
+        elif isinstance(update, LeastSquares):
+            lines.append(_least_squares(update, plans))
+        else:
+            how = "damped Newton" if update.method == "newton" else "L-BFGS"
+            steps = f"at most {update.steps} steps per iteration; a step that lowers Q is not taken"
+            names = ", ".join(update.names)
+            lines.append(Line(names, f"argmax Q by {how} on the expected statistics, jointly, unconstrained; {steps}"))
+    for name, plan in plans.items():
+        if plan.update is None:
+            lines.append(Line(name, "keeps its value: no factor depends on it"))
+    return lines
+
+
+def _closed_form(update: ClosedForm) -> tuple[str, str]:
+    if update.kind == "simplex":
+        of = "log of " if update.logits else ""
+        return f"{of}N_k / Σ_k N_k, expected counts", r"\log N_k" if update.logits else r"N_k / \sum_k N_k"
+    if update.kind == "odds":
+        if update.logits:
+            return "log(A / B), expected successes A and failures B", r"\log (A / B)"
+        return "A / (A + B), expected successes A and failures B", "A / (A + B)"
+    if update.kind == "matrix":
+        name = {"covariance": "", "precision": "the inverse of ", "cholesky": "the Cholesky factor of "}[update.form]
+        return f"{name}E[Σ (x - μ)(x - μ)ᵀ] / N", r"\mathrm{E}\left[\sum (x-\mu)(x-\mu)^\top\right] / N"
+    if update.kind == "circular":
+        return "atan2(E[Σ sin], E[Σ cos])", r"\mathrm{atan2}(\mathrm{E}\sum\sin, \mathrm{E}\sum\cos)"
+    return ("mode of a log u + b u^p: u = (-a / (p b))^(1/p), a and b expected and summed",
+            r"\left(-a / (p\, b)\right)^{1/p}")  # fmt: skip
+
+
+def _least_squares(update: LeastSquares, plans: Mapping[str, Plan]) -> Line:
+    names = ", ".join(update.names)
+    note = ", given the current values of the others (ECM)" if plans[update.names[0]].conditional else ""
+    if update.diagonal:
+        text = f"Σ w x / Σ w, the weighted mean of what it is the location of{note}"
+        return Line(names, f"{text}   [{{u, u²}}]", f"{_tex(names)} = " + r"\sum w x / \sum w")
+    text = f"weighted least squares, (Σ JᵀWJ) u = Σ JᵀW x with J = ∂loc/∂u{note}"
+    jointly = "" if len(update.names) == 1 else ", jointly"
+    return Line(
+        names, f"{text}{jointly}   [{{u, uuᵀ}}]", f"{_tex(names)} = " + r"(\sum J^\top W J)^{-1} \sum J^\top W x"
+    )

@@ -65,9 +65,7 @@ class InverseGamma(AbstractFamily):
 
     def value_conditional(self, arguments: Arrays) -> Conditional | None:
         """{log u, u⁻¹}."""
-        return LogPower(
-            -as_float(arguments["concentration"]) - 1, -as_float(arguments["rate"]), exponent=-1.0
-        )
+        return LogPower(-as_float(arguments["concentration"]) - 1, -as_float(arguments["rate"]), exponent=-1.0)
 
     def describe_statistics(self) -> tuple[str, ...]:
         """Count, sum of logs, sum of inverses."""

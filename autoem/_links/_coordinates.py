@@ -266,7 +266,7 @@ def propagate(
         return [result]
     if name == "broadcast_in_dim":
         return [_map(first, lambda c: place(c, params["broadcast_dimensions"], ndim))]
-    if name in ("reshape", "squeeze", "expand_dims") and params.get("dimensions") is None or name == "squeeze":
+    if (name in ("reshape", "squeeze", "expand_dims") and params.get("dimensions") is None) or name == "squeeze":
         return [_map(first, lambda c: _reshape(c, shapes[0], outs[0]))]
     if name == "transpose":
         return [_map(first, lambda c: c.transpose(params["permutation"]))]

@@ -57,7 +57,6 @@ class Lazy:
         return jnp.reshape(self.array, [*(sizes.get(n, 1) for n in latents), *([1] * missing), *self.compact])
 
 
-
 def _lift(function: Any, operands: Sequence[Lazy], order: Sequence[str]) -> tuple[Any, tuple[str, ...]]:
     """Apply a function of compact arrays for each combination of latent values."""
     names = tuple(n for n in order if any(n in v.latents for v in operands))
@@ -229,6 +228,4 @@ def _run(program: Program, values: dict[int, Any], dependence: Mapping[int, Depe
             values[out] = Lazy(array, program.shape(out), latents)
         else:
             arrays, latents = _lift(lambda *xs, n=node: bind(n, xs), [v.expanded() for v in operands], order)
-            values.update(
-                {o: Lazy(a, program.shape(o), latents) for o, a in zip(node.outputs, arrays, strict=True)}
-            )
+            values.update({o: Lazy(a, program.shape(o), latents) for o, a in zip(node.outputs, arrays, strict=True)})

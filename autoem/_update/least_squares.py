@@ -60,7 +60,9 @@ class LeastSquares(eqx.Module):
                 continue
             c = o.coefficient(name, complete, params)
             precision = precision + o.pooled(conditional.precision * c**2, current)
-            linear = linear + o.pooled((conditional.linear - conditional.precision * o.offset(name, complete, params)) * c, current)
+            linear = linear + o.pooled(
+                (conditional.linear - conditional.precision * o.offset(name, complete, params)) * c, current
+            )
         solved = linear / jnp.where(precision > 0, precision, 1.0)
         value = jnp.reshape(jnp.where(precision > 0, solved, jnp.reshape(current, -1)), current.shape)
         value = value if self.lower is None else jnp.maximum(value, self.lower)
@@ -76,7 +78,9 @@ class LeastSquares(eqx.Module):
         width = normal.shape[-1]
         scale = jnp.maximum(jnp.max(jnp.abs(jnp.diagonal(normal, axis1=-2, axis2=-1)), -1), 1e-300)
         ridge = 4 * width * jnp.finfo(normal.dtype).eps * scale
-        start = jnp.concatenate([self._columns(params[n], s) for n, s in zip(self.names, self.separable, strict=True)], -1)
+        start = jnp.concatenate(
+            [self._columns(params[n], s) for n, s in zip(self.names, self.separable, strict=True)], -1
+        )
         residual = right - jnp.einsum("...ij,...j->...i", normal, start)
         if width == 1:
             delta = residual / (normal[..., 0] + ridge[..., None])
