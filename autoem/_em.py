@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 
 from . import _posterior
 from ._derivation import Derivation, Machine, derive
+from ._family import LOG_ZERO
 from ._model import initial_values
 from ._result import EMResult, EMState, Status
 from ._types import Array, Key, Params, Refusal
@@ -263,8 +264,10 @@ class EM:
             keys = [rng_key] if num_restarts == 1 else list(jax.random.split(rng_key, num_restarts))
             states = [self._init(derivation, key, args, kwargs, init_params) for key in keys]
             _require_distinct(states)
-        _posterior.require_possible(derivation, states[0].params)
         carry, log_likelihoods, objectives = _loop(machine, states, num_steps, tol, progress_bar)
+        for state, row in zip(states, log_likelihoods, strict=True):
+            if not row[0] > LOG_ZERO / 10:
+                _posterior.raise_impossible(derivation, state.params, float(row[0]))
         scores = np.where(np.isfinite(np.asarray(carry.objective)), np.asarray(carry.objective), -np.inf)
         best = int(np.argmax(scores))
         picked: _Carry = jax.tree.map(lambda a: np.asarray(a)[best], carry)

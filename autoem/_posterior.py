@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NoReturn
 
 import equinox as eqx
 import jax
@@ -88,12 +88,9 @@ def sample(derivation: Derivation, rng_key: Key, params: Params, num_samples: in
     return draw(keys)
 
 
-def require_possible(derivation: Derivation, params: Params) -> None:
-    """Raise, naming the datum, if the data are impossible at the starting values."""
+def raise_impossible(derivation: Derivation, params: Params, total: float) -> NoReturn:
+    """Raise a ValueError that names the datum which is impossible at the starting values."""
     machine = derivation.machine
-    total = float(_total(machine, params))
-    if np.isfinite(total) and total > LOG_ZERO / 10:
-        return
     for factor, slots in zip(machine.complete.factors, machine.complete.slots(params), strict=True):
         features, base = factor.statistics()
         lead = len(factor.latents)
@@ -112,8 +109,3 @@ def require_possible(derivation: Derivation, params: Params) -> None:
         f"{', '.join(map(repr, derivation.model.latents))} gives the data positive probability. Start elsewhere with "
         "init_params=."
     )
-
-
-@eqx.filter_jit
-def _total(machine: Machine, params: Params) -> Array:
-    return machine.log_likelihood(params)

@@ -213,9 +213,10 @@ def _closed_form(update: ClosedForm) -> tuple[str, str]:
 def _least_squares(update: LeastSquares, plans: Mapping[str, Plan]) -> Line:
     names = ", ".join(update.names)
     note = ", given the current values of the others (ECM)" if plans[update.names[0]].conditional else ""
-    if update.diagonal:
-        text = f"Σ w x / Σ w, the weighted mean of what it is the location of{note}"
-        return Line(names, f"{text}   [{{u, u²}}]", f"{_tex(names)} = " + r"\sum w x / \sum w")
+    pure = all(p.dependence.pure for n in update.names for p in plans[n].places if p.dependence is not None)
+    if update.diagonal or (pure and len(update.names) == 1):
+        text = f"E[Σ w x] / E[Σ w], the weighted mean of what it is the location of{note}"
+        return Line(names, f"{text}   [{{{plans[names].features}}}]", f"{_tex(names)} = " + r"\sum w x / \sum w")
     text = f"weighted least squares, (Σ JᵀWJ) u = Σ JᵀW x with J = ∂loc/∂u{note}"
     jointly = "" if len(update.names) == 1 else ", jointly"
     return Line(

@@ -69,14 +69,18 @@ class Enumeration(eqx.Module):
         """L(slots). `tilt` adds to the log density of each value of each latent element: its gradient is q(z)."""
         if self.layout.chunk is None or tilt is not None:
             return self._whole(slots, prepared, tilt)
-        part = jax.checkpoint(self._part, static_argnums=(2,))
+        size = self.layout.chunk[1]
+
+        def part(start: Any, rows: int) -> jax.Array:
+            # Nothing of a chunk is kept for a derivative but its slots.
+            return jax.checkpoint(lambda s: self._part(s, start, rows))(slots)
 
         def step(total: Any, start: Any) -> tuple[Any, None]:
-            return total + part(slots, start, self.layout.chunk[1]), None  # type: ignore[index]
+            return total + part(start, size), None
 
         starts, rest = self._starts()
         total, _ = jax.lax.scan(step, jnp.zeros(()), starts)
-        return total + (part(slots, starts.size * self.layout.chunk[1], rest) if rest else 0.0)
+        return total + (part(starts.size * size, rest) if rest else 0.0)
 
     def expected_statistics(self, slots: Slots, prepared: Any) -> tuple[jax.Array, Slots]:
         """L and S = ∇L, one array per factor, shaped like its slots: summed over all that the slots share."""
