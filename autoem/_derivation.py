@@ -14,7 +14,8 @@ from ._blocks import Block, Skeleton, build
 from ._complete import CompleteData
 from ._evidence import Enumeration, Observed
 from ._model import Model, read_model
-from ._recognise import Plan, recognise
+from ._places import Plan
+from ._recognise import recognise
 from ._render import Page, page
 from ._types import Array, Params
 from ._update import ClosedForm, Update

@@ -11,6 +11,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from tqdm.auto import tqdm
 
 from . import _posterior
@@ -39,8 +40,10 @@ class _Carry(NamedTuple):
     steps: Any
 
 
-_RUNNING, _DONE, _FELL, _BROKE = 0, 1, 2, 3
-_VERDICTS = {_RUNNING: Status.MAX_STEPS, _DONE: Status.CONVERGED, _FELL: Status.DECREASED, _BROKE: Status.NONFINITE}
+_RUNNING, _DONE, _FELL, _BROKE, _FLOOR = 0, 1, 2, 3, 4
+_VERDICTS = {_RUNNING: Status.MAX_STEPS, _DONE: Status.CONVERGED, _FELL: Status.DECREASED, _BROKE: Status.NONFINITE,
+    _FLOOR: Status.DEGENERATE,
+}
 
 
 def _distance(new: Params, old: Params) -> Array:
@@ -69,19 +72,21 @@ def _step(machine: Machine, prepared: Any, carry: _Carry, tol: Array) -> tuple[_
     near = _remaining(length, carry.length) <= jnp.maximum(jnp.sqrt(eps) * 50, 1e-6)
     calm = jnp.where(still & near, carry.calm + 1, 0)
     fell = increase < -1e4 * eps * jnp.abs(objective)
+    # At a floor the maximum in closed form was not taken, so the objective may fall: that is degeneracy, not a bug.
+    floored = functools.reduce(jnp.logical_or, [f == FLOORED for f in carry.flags.values()])
     finite = jnp.isfinite(objective)
     finite = functools.reduce(jnp.logical_and, [jnp.all(jnp.isfinite(v)) for v in params.values()], finite)
-    verdict = jnp.where(
-        ~finite, _BROKE, jnp.where(fell, _FELL, jnp.where((calm >= 2) | (length == 0), _DONE, _RUNNING))
-    )
+    verdict = jnp.where((calm >= 2) | (length == 0), _DONE, _RUNNING)
+    verdict = jnp.where(fell, jnp.where(floored, _FLOOR, _FELL), verdict)
+    verdict = jnp.where(~finite, _BROKE, verdict)
     kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), params, carry.params)
-    flags = {n: flags[n].astype(carry.flags[n].dtype) for n in flags}
+    flags = {n: jnp.where(fell & floored, carry.flags[n], flags[n].astype(carry.flags[n].dtype)) for n in flags}
     new = _Carry(kept, flags, objective, increase, length, calm, verdict, carry.steps + 1)
     return new, log_likelihood, objective
 
 
 @eqx.filter_jit
-def _advance(machine: Machine, prepared: Any, carry: _Carry, tol: Array, most: Array) -> Any:
+def _advance(machine: Machine, prepared: Any, carry: _Carry, tol: Any, most: Any) -> Any:
     """Up to `_BLOCK` steps, never beyond step `most`, until there is a verdict: (carry, log-likelihoods, objectives)."""
 
     def one(carry: _Carry, first: Array) -> Any:
@@ -335,13 +340,13 @@ def _checked(name: str, value: Any, derivation: Derivation) -> Array:
         raise ValueError(f"init_params names {name!r}, which is not a parameter. There are: "
                          f"{', '.join(map(repr, parameters))}.")  # fmt: skip
     wanted = parameters[name].initial
-    if isinstance(value, jax.core.Tracer):
+    if isinstance(value, Tracer):
         value = jnp.asarray(value, wanted.dtype)
     else:
         value = np.asarray(value, wanted.dtype)
     if value.shape != wanted.shape:
         raise ValueError(f"init_params[{name!r}] has shape {value.shape}; the model's has {wanted.shape}.")
-    if not isinstance(value, jax.core.Tracer):
+    if not isinstance(value, Tracer):
         if not np.all(np.isfinite(value)):
             raise ValueError(f"init_params[{name!r}] holds NaN or infinite values.")
         if not np.all(parameters[name].constraint(value)):

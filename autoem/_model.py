@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -265,7 +266,7 @@ def read_model(
             given = dict(zip(order, values, strict=True))
             seeded = handlers.seed(model, jax.random.key(0))
             again = handlers.trace(handlers.substitute(seeded, data=given)).get_trace(*args, **kwargs)
-        return {name: _outputs(sites[name], again[name]) for name in sites}
+            return {name: _outputs(sites[name], again[name]) for name in sites}
 
     program, tree = trace(outputs, *[unknowns[n] for n in order])
     numbers = jax.tree.unflatten(tree, program.outputs)
@@ -292,10 +293,9 @@ def _read_site(name: str, site: Mapping[str, Any], maximised: bool) -> Site:
     event_ndim = base.event_dim
     shape = jnp.shape(site["value"])
     if isinstance(base, _UNIT):
-        batch_shape = tuple(jnp.broadcast_shapes(shape[:-1], fn.batch_shape, base.batch_shape))
+        batch_shape = tuple(int(n) for n in jnp.broadcast_shapes(shape[:-1], fn.batch_shape, base.batch_shape))
     else:
-        batch_shape = tuple(shape[: len(shape) - event_ndim])
-        batch_shape = tuple(jnp.broadcast_shapes(batch_shape, base.batch_shape))
+        batch_shape = tuple(int(n) for n in jnp.broadcast_shapes(shape[: len(shape) - event_ndim], base.batch_shape))
     role = "maximised" if maximised else "observed" if site["is_observed"] else "latent"
     support = _support(name, site, base) if role == "latent" else None
     return Site(
@@ -327,10 +327,10 @@ def _support(name: str, site: Mapping[str, Any], base: Any) -> np.ndarray:
     if isinstance(base, _CATEGORICAL):
         logits = base.__dict__.get("probs", base.__dict__.get("logits"))
         return np.arange(jnp.shape(logits)[-1])
-    if not base.has_enumerate_support:
+    if not base.has_enumerate_support or base.event_dim:
         raise Refusal(
-            f"Site {name!r} ({kind}) cannot be enumerated: its support is not finite. autoem sums over finite "
-            "discrete latents only."
+            f"Site {name!r} ({kind}) cannot be enumerated: its support is not a finite set of numbers. autoem sums "
+            "over finite discrete latents only."
         )
     try:
         with jax.ensure_compile_time_eval():
@@ -388,7 +388,12 @@ def _outputs(site: Site, again: Mapping[str, Any]) -> dict[str, Any]:
     if site.family is not None:
         for name in site.family.argument_ndims:
             arguments[name] = jnp.asarray(getattr(base, name))
-    return {"value": jnp.asarray(value), "log_prob": base.log_prob(value), "mask": mask, "scale": scale,
+    log_prob = base.log_prob(value)
+    support = inspect.getattr_static(type(base), "support", None)
+    if support is None or isinstance(support, property):
+        # The support depends on arguments: outside of it the density is zero, which log_prob leaves to validation.
+        log_prob = jnp.where(base.support(value), log_prob, -jnp.inf)
+    return {"value": jnp.asarray(value), "log_prob": log_prob, "mask": mask, "scale": scale,
             "arguments": arguments}  # fmt: skip
 
 

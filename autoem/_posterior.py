@@ -53,9 +53,6 @@ def posterior(derivation: Derivation, params: Params) -> dict[str, Any]:
 def _distribution(support: np.ndarray, binary: bool, probs: Array) -> Any:
     if binary:
         return dist.Bernoulli(probs=probs[..., 1])
-    if support.ndim > 1:
-        return dist.OneHotCategorical(probs=probs) if np.array_equal(support, np.eye(len(support))) else (
-            dist.Categorical(probs=probs))  # fmt: skip
     if np.array_equal(support, np.arange(len(support))):
         return dist.Categorical(probs=probs)
     step = int(support[1] - support[0]) if len(support) > 1 else 1

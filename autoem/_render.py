@@ -13,7 +13,7 @@ from ._complete import CompleteData
 from ._evidence import Enumeration, Observed
 from ._links import expressions
 from ._model import Model, Site
-from ._recognise import Plan
+from ._places import Plan
 from ._update import ClosedForm, LeastSquares, Numeric, Update
 
 _WIDTH = 100
@@ -68,7 +68,7 @@ def page(
     statistics: Mapping[str, tuple[int, ...]],
 ) -> Page:
     """Write the page of a derivation from the modules that run."""
-    sections = [
+    sections: list[tuple[str, Sequence[Line]]] = [
         ("Model", _model_lines(model)),
         ("Objective", _objective_lines(complete)),
         ("Expected sufficient statistics", _statistics_lines(complete, skeletons, statistics)),

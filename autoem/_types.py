@@ -6,7 +6,7 @@ from typing import Any, TypeAlias
 import jax
 import numpy as np
 
-Array: TypeAlias = jax.Array | np.ndarray
+Array: TypeAlias = jax.Array
 Params: TypeAlias = dict[str, Any]
 Arrays: TypeAlias = Mapping[str, Any]
 Key: TypeAlias = jax.Array

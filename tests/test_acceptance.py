@@ -17,9 +17,9 @@ from numpyro.distributions import constraints  # noqa: E402
 from scipy import stats  # noqa: E402
 from scipy.optimize import minimize  # noqa: E402
 from scipy.special import expit, log_softmax, logsumexp  # noqa: E402
-from tests.zoo import abo_blood_groups, linkage_individuals, positive, real, simplex, unit  # noqa: E402
 
 import autoem  # noqa: E402
+from tests.zoo import abo_blood_groups, linkage_individuals, positive, real, simplex, unit  # noqa: E402
 
 DATA = Path(__file__).parents[1] / "examples" / "data"
 KEY = jax.random.PRNGKey(0)
@@ -276,7 +276,13 @@ def gammas(x):
     ("model", "x", "start", "free", "component"),
     [
         (binomials, BINOMIAL, {"probs": [0.2, 0.6]}, [-1, 1], lambda x, a: stats.binom.logpmf(x, 12, expit(a))),
-        (exponentials, EXPONENTIAL, {"rates": [3.0, 0.3]}, [1, -1], lambda x, a: stats.expon.logpdf(x, scale=np.exp(-a))),
+        (
+            exponentials,
+            EXPONENTIAL,
+            {"rates": [3.0, 0.3]},
+            [1, -1],
+            lambda x, a: stats.expon.logpdf(x, scale=np.exp(-a)),
+        ),
         (
             gammas,
             GAMMA,
@@ -353,6 +359,11 @@ def test_mixture_of_regressions(shared):
             parts.append(log_weights(free[0])[k] + stats.norm.logpdf(Y, free[1 + 2 * k] + free[2 + 2 * k] * U, scale))
         return -logsumexp(parts, axis=0).sum()
 
-    best = minimize(negative, np.array([0, 1.0, 1.5, 2.5, -0.5, *([-0.3] * (1 if shared else 2))]), method="BFGS", options={"gtol": 1e-7})
+    best = minimize(
+        negative,
+        np.array([0, 1.0, 1.5, 2.5, -0.5, *([-0.3] * (1 if shared else 2))]),
+        method="BFGS",
+        options={"gtol": 1e-7},
+    )
     assert_allclose(value, -best.fun, atol=1e-6)
     assert result.converged

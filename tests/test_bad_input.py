@@ -13,9 +13,9 @@ import numpyro  # noqa: E402
 import numpyro.distributions as dist  # noqa: E402
 import pytest  # noqa: E402
 from numpy.testing import assert_allclose  # noqa: E402
-from tests.zoo import ZOO, positive, real, simplex, unit  # noqa: E402
 
 import autoem  # noqa: E402
+from tests.zoo import ZOO, positive, real, simplex  # noqa: E402
 
 KEY = jax.random.PRNGKey(0)
 X = ZOO["normal_mixture"].args[0]
@@ -88,7 +88,13 @@ def test_wrong_shape_in_init_params():
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("scales", [-1.0, 1.0]), ("weights", [0.9, 0.9]), ("weights", [1.5, -0.5]), ("locs", [np.nan, 0.0]), ("locs", [np.inf, 0.0])],
+    [
+        ("scales", [-1.0, 1.0]),
+        ("weights", [0.9, 0.9]),
+        ("weights", [1.5, -0.5]),
+        ("locs", [np.nan, 0.0]),
+        ("locs", [np.inf, 0.0]),
+    ],
 )
 def test_init_params_outside_their_constraint(name, value):
     raises(ValueError, name, "init_params", start={**START, name: np.array(value)})
@@ -136,7 +142,9 @@ def grades(x):
 
 
 @pytest.mark.parametrize(
-    ("model", "bad"), [(poissons, -1), (poissons, 1.5), (gammas, -0.5), (grades, 3), (grades, -1)], ids=lambda v: getattr(v, "__name__", v)
+    ("model", "bad"),
+    [(poissons, -1), (poissons, 1.5), (gammas, -0.5), (grades, 3), (grades, -1)],
+    ids=lambda v: getattr(v, "__name__", v),
 )
 @pytest.mark.filterwarnings("ignore:Out-of-support values:UserWarning")  # NumPyro's own, from the model's trace
 def test_data_outside_the_support(model, bad):
@@ -144,7 +152,6 @@ def test_data_outside_the_support(model, bad):
     x = x + 1 if model is gammas else x
     x[5] = bad
     raises(ValueError, "'count'", r"\b5\b", model=model, args=(x,))
-
 
 
 def test_impossible_observation_under_the_start():

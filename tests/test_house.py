@@ -29,6 +29,8 @@ LAYERS = (
     "_complete",
     "_update",
     "_blocks",
+    "_places",
+    "_locations",
     "_recognise",
     "_render",
     "_derivation",

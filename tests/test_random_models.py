@@ -11,14 +11,20 @@ import numpy as np  # noqa: E402
 import numpyro  # noqa: E402
 import numpyro.distributions as dist  # noqa: E402
 import pytest  # noqa: E402
-from hypothesis import HealthCheck, Phase, assume, given, settings  # noqa: E402
-from hypothesis import strategies as st  # noqa: E402
+from hypothesis import (  # noqa: E402
+    HealthCheck,
+    Phase,
+    assume,
+    given,
+    settings,
+    strategies as st,
+)
 from numpy.testing import assert_allclose  # noqa: E402
 from numpyro.distributions import constraints  # noqa: E402
-from tests.oracle import Oracle, TooLarge  # noqa: E402
-from tests.zoo import ZOO  # noqa: E402
 
 import autoem  # noqa: E402
+from tests.oracle import Oracle, TooLarge  # noqa: E402
+from tests.zoo import ZOO  # noqa: E402
 
 KEY = jax.random.PRNGKey(0)
 TIGHT = 1e-12  # a stopping rule tighter than any test's tolerance
@@ -128,7 +134,13 @@ def test_fit_is_stationary(name):
 
 
 SAMPLED = ["nested_latents_both_levels", "alarm_one_case", "scalar_chain_loop", "latent_depends_on_latent"]
-SAMPLED += ["discrete_uniform_latent", "genotype_dosage", "dawid_skene_long", "covariate_imputed", "no_plate_sample_shape"]
+SAMPLED += [
+    "discrete_uniform_latent",
+    "genotype_dosage",
+    "dawid_skene_long",
+    "covariate_imputed",
+    "no_plate_sample_shape",
+]
 
 
 @pytest.mark.parametrize("name", SAMPLED)
@@ -181,8 +193,12 @@ def test_update_under_jit_with_traced_data(name):
 @pytest.mark.parametrize("name", ["normal_mixture", "latent_depends_on_latent"])
 def test_log_likelihood_is_differentiable(name):
     c = case(name)
-    gradient = jax.grad(lambda params: c.em.log_likelihood(params, *c.args))({k: jnp.asarray(v) for k, v in c.params.items()})
-    expected = jax.grad(lambda params: c.oracle._differentiable(params)[0])({k: jnp.asarray(v) for k, v in c.params.items()})
+    gradient = jax.grad(lambda params: c.em.log_likelihood(params, *c.args))(
+        {k: jnp.asarray(v) for k, v in c.params.items()}
+    )
+    expected = jax.grad(lambda params: c.oracle._differentiable(params)[0])(
+        {k: jnp.asarray(v) for k, v in c.params.items()}
+    )
     for site, value in expected.items():
         assert_allclose(gradient[site], value, rtol=1e-7, atol=1e-9, err_msg=site)
 
@@ -190,7 +206,9 @@ def test_log_likelihood_is_differentiable(name):
 def test_update_under_vmap():
     """Several starts at once."""
     c = case("normal_mixture")
-    states = [c.em.init(jax.random.PRNGKey(i), *c.args, init_params={**c.params, "locs": [-1.0 - i, 1.4]}) for i in range(3)]
+    states = [
+        c.em.init(jax.random.PRNGKey(i), *c.args, init_params={**c.params, "locs": [-1.0 - i, 1.4]}) for i in range(3)
+    ]
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
     _, together = jax.vmap(lambda state: c.em.update(state, *c.args))(stacked)
     for i, state in enumerate(states):
@@ -272,7 +290,9 @@ def build(net):
                     values[i] = numpyro.sample(f"z{i}", law)
             for j, (own, family, parents) in enumerate(children):
                 if own == depth:
-                    kind = {"normal": constraints.real, "bernoulli": constraints.unit_interval}.get(family, constraints.positive)
+                    kind = {"normal": constraints.real, "bernoulli": constraints.unit_interval}.get(
+                        family, constraints.positive
+                    )
                     kind = constraints.simplex if family == "categorical" else kind
                     argument = pick(numpyro.param(f"child{j}", tables[f"child{j}"], constraint=kind), parents)
                     law = {

@@ -16,11 +16,11 @@ from numpyro.contrib.control_flow import scan  # noqa: E402
 from numpyro.distributions import constraints  # noqa: E402
 from scipy import stats  # noqa: E402
 from scipy.special import logsumexp  # noqa: E402
+
+import autoem  # noqa: E402
 from tests.oracle import Oracle  # noqa: E402
 from tests.test_random_models import check_ascent, check_e_step  # noqa: E402
 from tests.zoo import positive, real, simplex, unit  # noqa: E402
-
-import autoem  # noqa: E402
 
 KEY = jax.random.PRNGKey(0)
 X = np.random.default_rng(0).normal(size=6)
@@ -440,7 +440,9 @@ def test_continuous_latent_beside_a_discrete_one():
     must_refuse(model, (X,), ["shift"])
 
 
-@pytest.mark.parametrize("law", [dist.Poisson(2.0), dist.Geometric(0.3), dist.NegativeBinomialProbs(2, 0.4)], ids=lambda d: type(d).__name__)
+@pytest.mark.parametrize(
+    "law", [dist.Poisson(2.0), dist.Geometric(0.3), dist.NegativeBinomialProbs(2, 0.4)], ids=lambda d: type(d).__name__
+)
 def test_infinite_support(law):
     def model(x):
         scale = positive("scale")

@@ -21,10 +21,10 @@ from jax import nn  # noqa: E402
 from numpy.testing import assert_allclose  # noqa: E402
 from numpyro import handlers  # noqa: E402
 from numpyro.ops.indexing import Vindex  # noqa: E402
-from tests.oracle import Oracle  # noqa: E402
-from tests.test_random_models import check_ascent, check_e_step  # noqa: E402
 
 import autoem  # noqa: E402
+from tests.oracle import Oracle  # noqa: E402
+from tests.test_random_models import check_ascent, check_e_step  # noqa: E402
 
 KEY = jax.random.PRNGKey(0)
 
@@ -116,7 +116,11 @@ A = np.random.default_rng(5).binomial(1, 0.8, 40)
 C = np.random.default_rng(6).binomial(1, np.where(A == 1, 0.7, 0.3))
 
 MODELS = {
-    "pooled_raters": (pooled_raters, (RATINGS,), {"emission": 0.5 * np.eye(4) + 0.5 * table(0, 4, 4), "share": table(1, 4)}),
+    "pooled_raters": (
+        pooled_raters,
+        (RATINGS,),
+        {"emission": 0.5 * np.eye(4) + 0.5 * table(0, 4, 4), "share": table(1, 4)},
+    ),
     "separate_raters": (
         separate_raters,
         (RATERS, RATINGS),
@@ -167,7 +171,9 @@ def test_runs_from_a_key_alone(name):
 def test_five_points_answer():
     """Two and three points: the mode, found by a direct search of the marginal density."""
     model, args, params = MODELS["five_points"]
-    result = autoem.EM(model, maximize="global").run(KEY, 2000, *args, init_params=params, tol=1e-12, progress_bar=False)
+    result = autoem.EM(model, maximize="global").run(
+        KEY, 2000, *args, init_params=params, tol=1e-12, progress_bar=False
+    )
     best, value = Oracle(model, args, params=params).maximize(params)
     assert result.converged
     assert_allclose(result.objective[-1], value, atol=1e-7)
@@ -177,7 +183,7 @@ def test_five_points_answer():
 
 def test_separate_raters_is_dawid_and_skene():
     """With Dirichlet(1) priors the mode is the maximum likelihood of 1979, here from the majority's votes."""
-    votes = np.stack([(RATINGS == k).mean(1) for k in range(4)], -1)
+    votes = np.stack([(k == RATINGS).mean(1) for k in range(4)], -1)
     confusion = np.zeros((5, 4, 4))
     for column, rater in enumerate(RATERS):
         for item, rating in enumerate(RATINGS[:, column]):

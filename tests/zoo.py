@@ -68,19 +68,19 @@ def rng(seed):
 
 def simplex(name, *shape):
     """A param on the simplex (along the last axis)."""
-    return numpyro.param(name, np.full(shape, 1 / shape[-1]), constraint=constraints.simplex)
+    return numpyro.param(name, jnp.full(shape, 1 / shape[-1]), constraint=constraints.simplex)
 
 
 def real(name, *shape):
-    return numpyro.param(name, np.zeros(shape))
+    return numpyro.param(name, jnp.zeros(shape))
 
 
 def positive(name, *shape):
-    return numpyro.param(name, np.ones(shape), constraint=constraints.positive)
+    return numpyro.param(name, jnp.ones(shape), constraint=constraints.positive)
 
 
 def unit(name, *shape):
-    return numpyro.param(name, np.full(shape, 0.5), constraint=constraints.unit_interval)
+    return numpyro.param(name, jnp.full(shape, 0.5), constraint=constraints.unit_interval)
 
 
 # -- data ------------------------------------------------------------------------------------------------------
@@ -244,7 +244,11 @@ def poisson_mixture_exposure(x, exposure):
         numpyro.sample("x", dist.Poisson(rates[z] * exposure), obs=x)
 
 
-@entry(rng(8).binomial(10, np.where(_LABEL, 0.75, 0.25)), params={"weights": [0.4, 0.6], "probs": [0.2, 0.6]}, identified=True)
+@entry(
+    rng(8).binomial(10, np.where(_LABEL, 0.75, 0.25)),
+    params={"weights": [0.4, 0.6], "probs": [0.2, 0.6]},
+    identified=True,
+)
 def binomial_mixture(x):
     weights, probs = simplex("weights", 2), unit("probs", 2)
     with numpyro.plate("data", len(x)):
@@ -477,14 +481,19 @@ def latent_class_item_loop(x):
             numpyro.sample(f"x{j}", dist.Bernoulli(unit(f"p{j}", 2)[z]), obs=x[:, j])
 
 
-_GRADES = rng(63).integers(0, 3, (_N, 3)) * _LABEL[:, None] + (1 - _LABEL[:, None]) * (rng(64).uniform(size=(_N, 3)) < 0.3)
+_GRADES = rng(63).integers(0, 3, (_N, 3)) * _LABEL[:, None] + (1 - _LABEL[:, None]) * (
+    rng(64).uniform(size=(_N, 3)) < 0.3
+)
 
 
 @entry(
     _GRADES.astype(int),
     params={
         "weights": [0.4, 0.6],
-        "probs": [[[0.6, 0.3, 0.1], [0.5, 0.3, 0.2], [0.5, 0.4, 0.1]], [[0.2, 0.3, 0.5], [0.3, 0.3, 0.4], [0.3, 0.2, 0.5]]],
+        "probs": [
+            [[0.6, 0.3, 0.1], [0.5, 0.3, 0.2], [0.5, 0.4, 0.1]],
+            [[0.2, 0.3, 0.5], [0.3, 0.3, 0.4], [0.3, 0.2, 0.5]],
+        ],
     },
     interior=False,
 )
@@ -546,7 +555,9 @@ def covariate_missing_obs_mask(a, x, seen):
         numpyro.sample("x", dist.Normal(locs[z], 1.0), obs=x)
 
 
-@entry(_LABEL, _REAL, np.nonzero(~_SEEN_REAL)[0], params={"share": 0.4, "locs": [-1.0, 1.4], "scale": 1.2}, identified=True)
+@entry(
+    _LABEL, _REAL, np.nonzero(~_SEEN_REAL)[0], params={"share": 0.4, "locs": [-1.0, 1.4], "scale": 1.2}, identified=True
+)
 def covariate_imputed(a, x, missing):
     """The imputation idiom: an improper latent is written into an observed array, which gives it its density."""
     share, locs, scale = unit("share"), real("locs", 2), positive("scale")
@@ -624,7 +635,9 @@ def no_plate_vector_arguments(x, u):
     numpyro.sample("x", dist.Normal(locs[z], 1.0), obs=x)
 
 
-@entry(rng(67).integers(0, 2, (4, 3)), rng(68).normal(size=(4, 3)), params={"probs": [0.3, 0.5, 0.6], "locs": [-0.5, 0.8]})
+@entry(
+    rng(67).integers(0, 2, (4, 3)), rng(68).normal(size=(4, 3)), params={"probs": [0.3, 0.5, 0.6], "locs": [-0.5, 0.8]}
+)
 def bernoulli_event_latent(_, x):
     """One latent vector per row, its elements in the event."""
     probs, locs = unit("probs", 3), real("locs", 2)
@@ -664,7 +677,12 @@ def two_latents_additive(x):
 @entry(
     _REAL,
     _COUNT,
-    params={"weights": [0.4, 0.6], "given": [[0.6, 0.3, 0.1], [0.2, 0.3, 0.5]], "locs": [-1.0, 1.4], "rates": [1.0, 3.0, 7.0]},
+    params={
+        "weights": [0.4, 0.6],
+        "given": [[0.6, 0.3, 0.1], [0.2, 0.3, 0.5]],
+        "locs": [-1.0, 1.4],
+        "rates": [1.0, 3.0, 7.0],
+    },
 )
 def latent_depends_on_latent(x, y):
     weights, given, locs, rates = simplex("weights", 2), simplex("given", 2, 3), real("locs", 2), positive("rates", 3)
@@ -675,7 +693,13 @@ def latent_depends_on_latent(x, y):
         numpyro.sample("y", dist.Poisson(rates[b]), obs=y)
 
 
-@entry(_REAL, _COUNT, _FRACTION, params={**_TWO_LOCS, "rates": [1.0, 6.0], "a": [1.5, 4.0], "b": [3.0, 1.5]}, identified=True)
+@entry(
+    _REAL,
+    _COUNT,
+    _FRACTION,
+    params={**_TWO_LOCS, "rates": [1.0, 6.0], "a": [1.5, 4.0], "b": [3.0, 1.5]},
+    identified=True,
+)
 def three_kinds_of_children(x, y, w):
     weights, locs, rates = simplex("weights", 2), real("locs", 2), positive("rates", 2)
     a, b = positive("a", 2), positive("b", 2)
@@ -761,7 +785,12 @@ def nested_observation_sees_both_levels(x):
             numpyro.sample("x", dist.Normal(means[g, z], 1.0), obs=x)
 
 
-@entry(_FEW_GROUPED, _FEW_GROUPED[0], params={"top": 0.4, "q": 0.6, "means": [[-1.0, 0.5], [0.3, 1.4]], "outer": [-0.5, 0.6]}, interior=False)
+@entry(
+    _FEW_GROUPED,
+    _FEW_GROUPED[0],
+    params={"top": 0.4, "q": 0.6, "means": [[-1.0, 0.5], [0.3, 1.4]], "outer": [-0.5, 0.6]},
+    interior=False,
+)
 def scalar_latent_over_plated_latents(x, y):
     """A global switch, which every group's latents see."""
     top, q, means, outer = unit("top"), unit("q"), real("means", 2, 2), real("outer", 2)
@@ -815,7 +844,12 @@ def alarm_one_case(john_calls, mary_calls):
     numpyro.sample("m", dist.Bernoulli(jnp.array([0.01, 0.7])[a]), obs=mary_calls)
 
 
-@entry(0.7, 2, params={"locs": [-0.4, 0.9], "tables": [[[0.6, 0.4], [0.3, 0.7]], [[0.2, 0.8], [0.9, 0.1]]]}, maximize=["locs", "tables"])
+@entry(
+    0.7,
+    2,
+    params={"locs": [-0.4, 0.9], "tables": [[[0.6, 0.4], [0.3, 0.7]], [[0.2, 0.8], [0.9, 0.1]]]},
+    maximize=["locs", "tables"],
+)
 def explaining_away_scalars(x, y):
     """Two causes, one effect with a Normal reading, and a count that sees one cause and the effect."""
     locs = numpyro.sample("locs", dist.Normal(0.0, 1.0).expand([2]).to_event(1))
@@ -827,7 +861,11 @@ def explaining_away_scalars(x, y):
     numpyro.sample("y", dist.Poisson(jnp.array([[1.0, 2.0], [3.0, 4.0]])[right, effect]), obs=y)
 
 
-@entry(np.array([0.3, -0.4, 1.9, 2.2]), params={"start": [0.5, 0.5], "move": [[0.7, 0.3], [0.4, 0.6]], "locs": [-0.2, 1.8]}, maximize=["start", "move", "locs"])
+@entry(
+    np.array([0.3, -0.4, 1.9, 2.2]),
+    params={"start": [0.5, 0.5], "move": [[0.7, 0.3], [0.4, 0.6]], "locs": [-0.2, 1.8]},
+    maximize=["start", "move", "locs"],
+)
 def scalar_chain_loop(x):
     """A short chain as a Python loop over scalar sites; one table serves all steps."""
     start = numpyro.sample("start", dist.Dirichlet(jnp.array([2.0, 2.0])))
@@ -867,7 +905,11 @@ def observed_parent_common_child(x, u):
         numpyro.sample("y", dist.Normal(0.3 * a, 1.0), obs=x[:, 1])
 
 
-@entry(rng(77).normal(size=12), params={"p": 0.4, "mean": [[[-1.0, 0.3], [0.2, 0.9]], [[-0.3, 0.4], [0.8, 1.9]]]}, interior=False)
+@entry(
+    rng(77).normal(size=12),
+    params={"p": 0.4, "mean": [[[-1.0, 0.3], [0.2, 0.9]], [[-0.3, 0.4], [0.8, 1.9]]]},
+    interior=False,
+)
 def three_parents_one_child(x):
     p, mean = unit("p"), real("mean", 2, 2, 2)
     with numpyro.plate("data", len(x)):
@@ -879,7 +921,12 @@ def three_parents_one_child(x):
 
 @entry(
     rng(78).binomial(1, [0.4, 0.6, 0.5, 0.7], (12, 4)),
-    params={"root": 0.4, "left": [0.3, 0.7], "right": [0.2, 0.6], "leaf": [[0.3, 0.8], [0.25, 0.65], [0.4, 0.75], [0.2, 0.9]]},
+    params={
+        "root": 0.4,
+        "left": [0.3, 0.7],
+        "right": [0.2, 0.6],
+        "leaf": [[0.3, 0.8], [0.25, 0.65], [0.4, 0.75], [0.2, 0.9]],
+    },
     maximize="global",
 )
 def latent_tree(x):
@@ -908,7 +955,10 @@ _RATING = np.where(rng(80).uniform(size=30) < 0.8, _TRUTH[_ITEM], 1 - _TRUTH[_IT
     _ITEM,
     _RATER,
     _RATING,
-    params={"prevalence": [0.45, 0.55], "confusion": [[[0.7, 0.3], [0.2, 0.8]], [[0.8, 0.2], [0.3, 0.7]], [[0.6, 0.4], [0.35, 0.65]]]},
+    params={
+        "prevalence": [0.45, 0.55],
+        "confusion": [[[0.7, 0.3], [0.2, 0.8]], [[0.8, 0.2], [0.3, 0.7]], [[0.6, 0.4], [0.35, 0.65]]],
+    },
     maximize=["prevalence", "confusion"],
 )
 def dawid_skene_long(item, rater, rating):
@@ -924,7 +974,9 @@ def dawid_skene_long(item, rater, rating):
 _GROUP = np.sort(rng(81).integers(0, 7, 25))
 
 
-@entry(_GROUP, np.array([-1.0, 2.0, -1, 2, 2, -1, 2])[_GROUP] + rng(82).normal(size=25), params={**_TWO_LOCS, "scale": 1.2})
+@entry(
+    _GROUP, np.array([-1.0, 2.0, -1, 2, 2, -1, 2])[_GROUP] + rng(82).normal(size=25), params={**_TWO_LOCS, "scale": 1.2}
+)
 def long_format_groups(group, x):
     """Unequal group sizes; the latent belongs to the group, the datum to the row."""
     weights, locs, scale = simplex("weights", 2), real("locs", 2), positive("scale")
@@ -934,7 +986,12 @@ def long_format_groups(group, x):
         numpyro.sample("x", dist.Normal(locs[z[group]], scale), obs=x)
 
 
-@entry(_GROUP, rng(83).permutation(25) % 5, rng(84).normal(size=25), params={"weights": [0.3, 0.7], "table": 0.5 * rng(85).normal(size=(5, 2))})
+@entry(
+    _GROUP,
+    rng(83).permutation(25) % 5,
+    rng(84).normal(size=25),
+    params={"weights": [0.3, 0.7], "table": 0.5 * rng(85).normal(size=(5, 2))},
+)
 def long_format_two_indices(group, item, x):
     """Parameters are picked by data and by a gathered latent."""
     weights, table = simplex("weights", 2), real("table", 5, 2)
@@ -942,7 +999,13 @@ def long_format_two_indices(group, item, x):
     numpyro.sample("x", dist.Normal(table[item, z[group]], 1.0), obs=x)
 
 
-@entry(np.array([0, 0, 1, 1, 2]), rng(86).normal(size=5), rng(87).normal(size=3), params={"weights": [0.3, 0.7], "p": [0.3, 0.6], "means": [[-0.5, 0.3], [0.1, 1.2]]}, interior=False)
+@entry(
+    np.array([0, 0, 1, 1, 2]),
+    rng(86).normal(size=5),
+    rng(87).normal(size=3),
+    params={"weights": [0.3, 0.7], "p": [0.3, 0.6], "means": [[-0.5, 0.3], [0.1, 1.2]]},
+    interior=False,
+)
 def nested_by_index(parent, x, y):
     """Two levels without nested plates: an inner latent looks its group's latent up."""
     weights, p, means = simplex("weights", 2), unit("p", 2), real("means", 2, 2)
@@ -954,7 +1017,13 @@ def nested_by_index(parent, x, y):
         numpyro.sample("x", dist.Normal(means[g[parent], z], 1.0), obs=x)
 
 
-@entry(rng(88).integers(0, 3, 30), _RATER, _RATING, params={"weights": [0.45, 0.55], "p": [[0.3, 0.8], [0.25, 0.7], [0.4, 0.6]]}, interior=False)
+@entry(
+    rng(88).integers(0, 3, 30),
+    _RATER,
+    _RATING,
+    params={"weights": [0.45, 0.55], "p": [[0.3, 0.8], [0.25, 0.7], [0.4, 0.6]]},
+    interior=False,
+)
 def gathered_bernoulli_take(item, rater, rating):
     weights, p = simplex("weights", 2), unit("p", 3, 2)
     with numpyro.plate("items", 3):
@@ -970,7 +1039,12 @@ _LINES = np.where(_LABEL, 2.0 - 1.5 * _COVARIATE, -1.0 + 0.8 * _COVARIATE) + 0.6
 _BETA = {"weights": [0.4, 0.6], "beta": [[-0.7, 0.5], [1.6, -1.0]]}
 
 
-@entry(_COVARIATE, _LINES, params={"weights": [0.4, 0.6], "a": [-0.7, 1.6], "b": [0.5, -1.0], "scale": 0.8}, identified=True)
+@entry(
+    _COVARIATE,
+    _LINES,
+    params={"weights": [0.4, 0.6], "a": [-0.7, 1.6], "b": [0.5, -1.0], "scale": 0.8},
+    identified=True,
+)
 def regressions_shared_scale(u, y):
     weights, a, b, scale = simplex("weights", 2), real("a", 2), real("b", 2), positive("scale")
     with numpyro.plate("data", len(y)):
@@ -1037,7 +1111,11 @@ def regressions_shared_slope(u, y):
         numpyro.sample("y", dist.Normal(a[z] + slope * u, scale), obs=y)
 
 
-@entry(_DESIGN, np.stack([_LINES, _PLANE[:, 0]], -1), params={"weights": [0.4, 0.6], "coef": 0.4 * rng(90).normal(size=(2, 2, 2)), "cov": [[1.5, 0.2], [0.2, 1.3]]})
+@entry(
+    _DESIGN,
+    np.stack([_LINES, _PLANE[:, 0]], -1),
+    params={"weights": [0.4, 0.6], "coef": 0.4 * rng(90).normal(size=(2, 2, 2)), "cov": [[1.5, 0.2], [0.2, 1.3]]},
+)
 def regressions_two_responses(design, y):
     weights, coef = simplex("weights", 2), real("coef", 2, 2, 2)
     cov = numpyro.param("cov", np.eye(2), constraint=constraints.positive_definite)
@@ -1047,7 +1125,11 @@ def regressions_two_responses(design, y):
         numpyro.sample("y", dist.MultivariateNormal(loc, cov), obs=y)
 
 
-@entry(_COVARIATE, rng(91).poisson(np.exp(np.where(_LABEL, 1.5 - 0.4 * _COVARIATE, 0.2 + 0.5 * _COVARIATE))), params={"weights": [0.4, 0.6], "a": [0.1, 1.3], "b": [0.3, -0.2]})
+@entry(
+    _COVARIATE,
+    rng(91).poisson(np.exp(np.where(_LABEL, 1.5 - 0.4 * _COVARIATE, 0.2 + 0.5 * _COVARIATE))),
+    params={"weights": [0.4, 0.6], "a": [0.1, 1.3], "b": [0.3, -0.2]},
+)
 def poisson_regressions(u, y):
     weights, a, b = simplex("weights", 2), real("a", 2), real("b", 2)
     with numpyro.plate("data", len(y)):
@@ -1055,7 +1137,11 @@ def poisson_regressions(u, y):
         numpyro.sample("y", dist.Poisson(jnp.exp(a[z] + b[z] * u)), obs=y)
 
 
-@entry(_COVARIATE, rng(92).binomial(6, 1 / (1 + np.exp(-np.where(_LABEL, 1.5 - 0.7 * _COVARIATE, -1 + _COVARIATE)))), params={"weights": [0.4, 0.6], "a": [-0.8, 1.0], "b": [0.6, -0.4]})
+@entry(
+    _COVARIATE,
+    rng(92).binomial(6, 1 / (1 + np.exp(-np.where(_LABEL, 1.5 - 0.7 * _COVARIATE, -1 + _COVARIATE)))),
+    params={"weights": [0.4, 0.6], "a": [-0.8, 1.0], "b": [0.6, -0.4]},
+)
 def binomial_regressions(u, y):
     weights, a, b = simplex("weights", 2), real("a", 2), real("b", 2)
     with numpyro.plate("data", len(y)):
@@ -1114,7 +1200,11 @@ def linkage_individuals(cell):
         numpyro.sample("cell", dist.Categorical(seen[hidden]), obs=cell)
 
 
-@entry(np.array([0.0, 1.0, 2.2])[rng(93).binomial(2, 0.4, _N)] + 0.4 * rng(94).normal(size=_N), params={"maf": 0.35, "means": [0.1, 0.9, 2.0], "scale": 0.5}, identified=True)
+@entry(
+    np.array([0.0, 1.0, 2.2])[rng(93).binomial(2, 0.4, _N)] + 0.4 * rng(94).normal(size=_N),
+    params={"maf": 0.35, "means": [0.1, 0.9, 2.0], "scale": 0.5},
+    identified=True,
+)
 def genotype_dosage(y):
     """A Binomial(2, f) latent: a gene's dosage."""
     maf, means, scale = unit("maf"), real("means", 3), positive("scale")
@@ -1123,7 +1213,11 @@ def genotype_dosage(y):
         numpyro.sample("y", dist.Normal(means[g], scale), obs=y)
 
 
-@entry(np.array([0.0, 1.0, 2.2])[rng(93).binomial(2, 0.4, _N)] + 0.4 * rng(94).normal(size=_N), params={"maf": 0.35, "base": 0.1, "effect": 0.9, "scale": 0.5}, identified=True)
+@entry(
+    np.array([0.0, 1.0, 2.2])[rng(93).binomial(2, 0.4, _N)] + 0.4 * rng(94).normal(size=_N),
+    params={"maf": 0.35, "base": 0.1, "effect": 0.9, "scale": 0.5},
+    identified=True,
+)
 def genotype_additive(y):
     maf, base, effect, scale = unit("maf"), real("base"), real("effect"), positive("scale")
     with numpyro.plate("person", len(y)):
@@ -1131,7 +1225,9 @@ def genotype_additive(y):
         numpyro.sample("y", dist.Normal(base + effect * g, scale), obs=y)
 
 
-@entry(np.array([1, 2, 2, 3, 1, 3, 2, 2]), rng(95).normal(1.0, 1.0, 8), params={"p": 0.4, "slope": 0.7}, identified=True)
+@entry(
+    np.array([1, 2, 2, 3, 1, 3, 2, 2]), rng(95).normal(1.0, 1.0, 8), params={"p": 0.4, "slope": 0.7}, identified=True
+)
 def binomial_latent_uneven_trials(trials, y):
     """Supports of different size in one site; outside its own support an element has probability zero."""
     p, slope = unit("p"), real("slope")
@@ -1159,7 +1255,11 @@ def discrete_uniform_multiplier(x):
 # -- priors: maximum a posteriori -------------------------------------------------------------------------------
 
 
-@entry(_REAL, params={"weights": [0.4, 0.6], "locs": [-1.0, 1.4], "variances": [0.8, 1.3]}, maximize=["weights", "locs", "variances"])
+@entry(
+    _REAL,
+    params={"weights": [0.4, 0.6], "locs": [-1.0, 1.4], "variances": [0.8, 1.3]},
+    maximize=["weights", "locs", "variances"],
+)
 def map_dirichlet_normal_inverse_gamma(x):
     weights = numpyro.sample("weights", dist.Dirichlet(jnp.array([3.0, 2.0])))
     with numpyro.plate("components", 2):
@@ -1170,12 +1270,23 @@ def map_dirichlet_normal_inverse_gamma(x):
         numpyro.sample("x", dist.Normal(locs[z], jnp.sqrt(variances[z])), obs=x)
 
 
-@entry(_REAL, params={"weights": [0.4, 0.6], "locs": [-1.0, 1.4], "variances": [0.8, 1.3]}, maximize=["weights", "locs", "variances"], flat=["weights", "variances"])
+@entry(
+    _REAL,
+    params={"weights": [0.4, 0.6], "locs": [-1.0, 1.4], "variances": [0.8, 1.3]},
+    maximize=["weights", "locs", "variances"],
+    flat=["weights", "variances"],
+)
 def map_partly_flat(x):
     map_dirichlet_normal_inverse_gamma(x)
 
 
-@entry(_REAL, params={"weights": [0.4, 0.6], "locs": [-1.0, 1.4], "variances": [0.8, 1.3]}, maximize="global", flat=True, identified=True)
+@entry(
+    _REAL,
+    params={"weights": [0.4, 0.6], "locs": [-1.0, 1.4], "variances": [0.8, 1.3]},
+    maximize="global",
+    flat=True,
+    identified=True,
+)
 def all_flat(x):
     map_dirichlet_normal_inverse_gamma(x)
 
@@ -1248,7 +1359,12 @@ def map_multivariate_locs(x):
         numpyro.sample("x", dist.Normal(locs[z], scales[z][..., None]).to_event(1), obs=x)
 
 
-@entry(_COVARIATE, _LINES, params={"weights": [0.4, 0.6], "a": [-0.7, 1.6], "b": [0.5, -1.0], "scale": 0.8}, maximize="global")
+@entry(
+    _COVARIATE,
+    _LINES,
+    params={"weights": [0.4, 0.6], "a": [-0.7, 1.6], "b": [0.5, -1.0], "scale": 0.8},
+    maximize="global",
+)
 def map_regressions(u, y):
     weights = numpyro.sample("weights", dist.Dirichlet(jnp.ones(2)))
     a = numpyro.sample("a", dist.Normal(0.0, 2.0), sample_shape=(2,))
@@ -1334,14 +1450,17 @@ def dictionary_argument(data, components=3):
         numpyro.sample("y", dist.Poisson(rates[z]), obs=data["y"])
 
 
-@entry(_REAL[:12].reshape(4, 3), params={"weights": [[0.4, 0.6], [0.3, 0.7], [0.5, 0.5]], "locs": [-1.0, 1.4]}, interior=False)
+@entry(
+    _REAL[:12].reshape(4, 3),
+    params={"weights": [[0.4, 0.6], [0.3, 0.7], [0.5, 0.5]], "locs": [-1.0, 1.4]},
+    interior=False,
+)
 def weights_per_column(x):
     """Different prevalences in different columns, one set of locations."""
     weights, locs = simplex("weights", 3, 2), real("locs", 2)
-    with numpyro.plate("columns", 3, dim=-1):
-        with numpyro.plate("rows", len(x), dim=-2):
-            z = numpyro.sample("z", dist.Categorical(weights))
-            numpyro.sample("x", dist.Normal(locs[z], 0.8), obs=x)
+    with numpyro.plate("columns", 3, dim=-1), numpyro.plate("rows", len(x), dim=-2):
+        z = numpyro.sample("z", dist.Categorical(weights))
+        numpyro.sample("x", dist.Normal(locs[z], 0.8), obs=x)
 
 
 @entry(_COUNT > 3, _REAL, params={"weights": [[0.4, 0.6], [0.3, 0.7]], "locs": [-1.0, 1.4], "scale": 1.1})

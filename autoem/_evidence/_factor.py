@@ -37,7 +37,7 @@ class Factor(eqx.Module):
     keep: tuple[int, ...] = eqx.field(static=True)
     family: AbstractFamily | None = eqx.field(static=True)
     value: Array | None
-    constants: dict[str, Array]
+    constants: dict[str, Any]
     weight: Array | None
     offset: Array | None
 

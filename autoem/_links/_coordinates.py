@@ -207,10 +207,10 @@ def _structural(node: Node, coords: Sequence[Coordinates | None], shapes: Sequen
                 operands.append(known[position])
             elif c is None:
                 operands.append(np.full(shapes[position], -1, np.int32))
-            elif c[axis] is None:
+            elif (column := c[axis]) is None:
                 mixed = True
             else:
-                operands.append(full(c[axis], shapes[position]).astype(np.int32))
+                operands.append(full(column, shapes[position]).astype(np.int32))
         columns.append(None if mixed else compacted(_moved(node, operands)))
     return tuple(columns)
 
@@ -296,8 +296,9 @@ def _select(cases: Sequence[Coordinates | None], predicate: np.ndarray, shape: S
             continue
         column = np.full((1,) * len(shape), -1)
         for case, c in enumerate(cases):
-            if c is not None:
-                column = np.where(which == case, c[axis], column)
+            own = None if c is None else c[axis]
+            if own is not None:
+                column = np.where(which == case, own, column)
         columns.append(column)
     return tuple(columns)
 
@@ -329,7 +330,7 @@ def _dot_general(node: Node, coords: Sequence[Coordinates | None], shapes: Seque
                 return place(np.squeeze(c.transpose([*source, *contract[side]]),
                                         tuple(range(len(source), c.ndim))), target, ndim)  # fmt: skip
 
-            moved = tuple(move(c) for c in coords[side])
+            moved = tuple(move(c) for c in coords[side] or ())
             result = moved if result is None else merge(result, moved)
         offset += len(free)
     assert result is not None

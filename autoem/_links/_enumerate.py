@@ -72,9 +72,9 @@ def _elementwise(node: Node, operands: Sequence[Lazy], order: Sequence[str]) -> 
     ndim = max(len(v.shape) for v in operands)
 
     def apply(*arrays: Any) -> Any:
-        arrays = [a if jnp.ndim(a) == ndim else jnp.reshape(a, (1,) * ndim) for a in arrays]
-        shape = jnp.broadcast_shapes(*(jnp.shape(a) for a in arrays))
-        return bind(node, [jnp.broadcast_to(a, shape) for a in arrays])[0]
+        spread = [a if jnp.ndim(a) == ndim else jnp.reshape(a, (1,) * ndim) for a in arrays]
+        shape = jnp.broadcast_shapes(*(jnp.shape(a) for a in spread))
+        return bind(node, [jnp.broadcast_to(a, shape) for a in spread])[0]
 
     return _lift(apply, operands, order)
 

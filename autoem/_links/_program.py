@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.core import Tracer
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
 _CALLS = {"jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr", "core_call": "call_jaxpr", "remat": "jaxpr",
@@ -107,7 +108,7 @@ def _contents(program: Program) -> Any:
 
 def is_concrete(*arrays: Any) -> bool:
     """Whether all values are numbers rather than tracers."""
-    return not any(isinstance(a, jax.core.Tracer) for a in arrays)
+    return not any(isinstance(a, Tracer) for a in arrays)
 
 
 class _Flattener:
@@ -128,13 +129,17 @@ class _Flattener:
         self.known[number] = value
         return number
 
+    @staticmethod
+    def dtype(aval: Any) -> Any:
+        return aval.dtype
+
     def walk(self, jaxpr: Jaxpr, consts: Sequence[Any], arguments: Sequence[int]) -> list[int]:
         environment = dict(zip(jaxpr.invars, arguments, strict=True))
         environment.update({v: self.constant(c, v.aval) for v, c in zip(jaxpr.constvars, consts, strict=True)})
 
         def read(atom: Any) -> int:
             if isinstance(atom, Literal):
-                return self.constant(np.asarray(atom.val, atom.aval.dtype), atom.aval)
+                return self.constant(np.asarray(atom.val, self.dtype(atom.aval)), atom.aval)
             return environment[atom]
 
         for eqn in jaxpr.eqns:

@@ -13,7 +13,6 @@ import jax.numpy as jnp
 from .._complete import CompleteData
 from .._family import (
     Circular,
-    Conditional,
     Flat,
     InverseMatrix,
     LogOdds,
@@ -50,9 +49,7 @@ class Occurrence(eqx.Module):
     index: Array | None
     floor: Array | None
 
-    def conditional(
-        self, name: str, complete: CompleteData, params: Params, statistics: Sequence[Any]
-    ) -> Conditional | None:
+    def conditional(self, name: str, complete: CompleteData, params: Params, statistics: Sequence[Any]) -> Any:
         """The conditional of the argument (or value) at the current parameters."""
         arguments = complete.arguments(params)[self.entry]
         if self.argument is None:
@@ -148,7 +145,7 @@ class ClosedForm(eqx.Module):
     def _power(self, found: Any, complete: CompleteData, params: Params, current: Array) -> tuple[Array, Array]:
         """Mode of a log u + Σ_p b_p u^p with exponents e and possibly -e: a root of a quadratic in u^e."""
         size, exponents = current.size, {}
-        log, floor = jnp.zeros(size), jnp.zeros(size)
+        log, floor, ceiling = jnp.zeros(size), jnp.full(size, _SMALLEST), jnp.full(size, 1 / _SMALLEST**2)
         for occurrence, conditional in found:
             c = jnp.abs(occurrence.coefficient(self.name, complete, params))
             conditional, c, index = _on_diagonal(conditional, c, occurrence)
@@ -157,9 +154,12 @@ class ClosedForm(eqx.Module):
             exponent = round(conditional.exponent * occurrence.power, 12)
             term = occurrence.pooled(conditional.power * c**conditional.exponent, current)
             exponents[exponent] = exponents.get(exponent, 0.0) + term
-            if occurrence.floor is not None and occurrence.power > 0:
+            if occurrence.floor is not None:
                 bound = (occurrence.floor / jnp.min(jnp.where(c > 0, c, jnp.inf))) ** (1 / occurrence.power)
-                floor = jnp.maximum(floor, bound)
+                if occurrence.power > 0:
+                    floor = jnp.maximum(floor, bound)
+                else:
+                    ceiling = jnp.minimum(ceiling, bound)
         positive = max(exponents, key=lambda e: (exponents.keys() >= {e, -e}, abs(e), e))
         e = positive
         b, reverse = exponents[e], exponents.get(-e, jnp.zeros(size))
@@ -175,9 +175,8 @@ class ClosedForm(eqx.Module):
         else:
             value = alone
         value = jnp.where(jnp.isnan(value), old, value)
-        floor = jnp.maximum(floor, _SMALLEST)
-        floored = jnp.any(value <= floor)
-        value = jnp.minimum(jnp.maximum(value, floor), 1 / _SMALLEST**2)
+        floored = jnp.any((value <= floor) | (value >= ceiling))
+        value = jnp.minimum(jnp.maximum(value, floor), ceiling)
         value = _clipped(jnp.reshape(value, current.shape), self.lower, self.upper)
         return value, jnp.where(floored, FLOORED, NOTHING)
 
@@ -218,7 +217,7 @@ class ClosedForm(eqx.Module):
         """scatter / count, its inverse or its Cholesky factor; eigenvalues are kept off zero."""
         dim = current.shape[-1]
         size = current.size // dim**2
-        count = sum(o.pooled(c.count, current[..., 0, 0]) for o, c in found)
+        count: Any = sum(o.pooled(c.count, current[..., 0, 0]) for o, c in found)
         scatter = symmetrise(sum(o.pooled(c.scatter, current, 2) for o, c in found))
         spread = next((o.floor for o, _ in found if o.floor is not None), jnp.ones(dim) * _SMALLEST)
         covariance = scatter / jnp.where(count > 0, count, 1.0)[:, None, None]

@@ -70,7 +70,8 @@ class LeastSquares(eqx.Module):
         return {name: value.astype(current.dtype)}
 
     def _joint(self, complete: CompleteData, params: Params, statistics: Sequence[Any]) -> Params:
-        normal, right = 0.0, 0.0
+        normal: Any = 0.0
+        right: Any = 0.0
         for o, axes, owner in zip(self.occurrences, self.separable_axes, self.owners, strict=True):
             a, b = self._normal_equations(o, axes, owner, complete, params, statistics)
             normal, right = normal + a, right + b
