@@ -12,6 +12,7 @@ import numpy as np
 
 from ._complete import CompleteData, Prior
 from ._evidence import Enumeration, Factor, Layout, Observed, chunk_for
+from ._family import AbstractWeighted
 from ._links import (
     Coordinates,
     Dependence,
@@ -127,11 +128,12 @@ def _numbers(site: Site, out: Mapping[str, Any], canonical: bool) -> dict[str, t
         if site.family is not None:
             numbers |= {n: (out["arguments"][n], d) for n, d in site.family.argument_ndims.items()}
         return numbers
-    if not canonical:
-        return {"@log_prob": (out["log_prob"], 0)}
+    density = {} if canonical else {"@log_prob": (out["log_prob"], 0)}
+    if not canonical and not isinstance(site.family, AbstractWeighted):
+        return density
     assert site.family is not None
     numbers = {n: (out["arguments"][n], d) for n, d in site.family.argument_ndims.items()}
-    return numbers | {"@value": (out["value"], site.event_ndim)}
+    return density | numbers | {"@value": (out["value"], site.event_ndim)}
 
 
 def _steps(found: Mapping[int, Dependence], numbers: Mapping[str, tuple[int, int]]) -> str:
@@ -235,8 +237,11 @@ def _factor(skeleton: Skeleton, data: Mapping[str, Any], weight: Any, imputed: b
         offset = (_floats(data["@mask"]) - 1.0) * np.log(len(site.support))
         if data.get("@scale") is not None:
             offset = offset * data["@scale"]
+    facts = (site.name, skeleton.latents, site.batch_shape, keep, skeleton.canonical)
     if not skeleton.canonical:
-        return Factor(site.name, skeleton.latents, site.batch_shape, keep, None, None, {}, weight, offset)
+        value = data.get("@value")
+        family = site.family if isinstance(site.family, AbstractWeighted) and value is not None else None
+        return Factor(*facts, family, value if family else None, {}, weight, offset)
     assert site.family is not None
     # A constant that is one number belongs to the structure: an exponent has to be known when the update is written.
     constants = {n: data[n] for n in site.family.constants}
@@ -247,7 +252,7 @@ def _factor(skeleton: Skeleton, data: Mapping[str, Any], weight: Any, imputed: b
     shift = _shift(site, skeleton, data, value, weight)
     if shift is not None:
         constants["shift"] = shift
-    return Factor(site.name, skeleton.latents, site.batch_shape, keep, site.family, value, constants, weight, offset)
+    return Factor(*facts, site.family, value, constants, weight, offset)
 
 
 def _shift(site: Site, skeleton: Skeleton, data: Mapping[str, Any], value: Any, weight: Any) -> Any:

@@ -41,7 +41,11 @@ class _Carry(NamedTuple):
 
 
 _RUNNING, _DONE, _FELL, _BROKE, _FLOOR = 0, 1, 2, 3, 4
-_VERDICTS = {_RUNNING: Status.MAX_STEPS, _DONE: Status.CONVERGED, _FELL: Status.DECREASED, _BROKE: Status.NONFINITE,
+_VERDICTS = {
+    _RUNNING: Status.MAX_STEPS,
+    _DONE: Status.CONVERGED,
+    _FELL: Status.DECREASED,
+    _BROKE: Status.NONFINITE,
     _FLOOR: Status.DEGENERATE,
 }
 

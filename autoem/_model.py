@@ -327,6 +327,8 @@ def _support(name: str, site: Mapping[str, Any], base: Any) -> np.ndarray:
     if isinstance(base, _CATEGORICAL):
         logits = base.__dict__.get("probs", base.__dict__.get("logits"))
         return np.arange(jnp.shape(logits)[-1])
+    if isinstance(base, (dist.BinomialProbs, dist.BinomialLogits)) and is_concrete(base.total_count):
+        return np.arange(int(np.max(base.total_count)) + 1)
     if not base.has_enumerate_support or base.event_dim:
         raise Refusal(
             f"Site {name!r} ({kind}) cannot be enumerated: its support is not a finite set of numbers. autoem sums "

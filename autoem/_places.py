@@ -109,7 +109,8 @@ class Entries:
         if len(hits) > 1:
             return Place(entry, None, None, None, f"it enters {site!r} through both {' and '.join(hits)}")
         argument = hits[0]
-        if argument in family.constants:
+        canonical = self.is_prior(entry) or self.complete.factors[entry].canonical
+        if canonical and argument in family.constants:
             return Place(entry, argument, None, None, f"the {argument} of {site!r} has no sufficient statistic")
         dependence = found[outputs[argument]]
         others = [
@@ -232,7 +233,7 @@ def occurrence_of(look: Entries, name: str, place: Place, kind: str, diagonal: b
     index = flat_index(coords, shape)
     if index is None or d.power is None or d.power == 0:
         return None, f"the {place.argument} of {site!r} is {describe(d)} in it"
-    if kind in ("odds", "circular") and not d.pure:
+    if kind in ("odds", "circular", "median") and not d.pure:
         return None, f"the {place.argument} of {site!r} is {describe(d)} in it"
     if diagonal:
         dim = max(index.shape[-2:])

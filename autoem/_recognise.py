@@ -70,7 +70,7 @@ def recognise(model: Model, complete: CompleteData, undone: Mapping[str, str]) -
         updates.append(update)
         for name in group:
             plans[name].update, plans[name].features = update, "u, uu'"
-    updates += closed
+    updates += sorted(closed, key=lambda u: u.kind not in ("median", "circular"))  # locations before scales
     if numeric:
         numeric = [n for n in complete.names if n in numeric]
         chosen = tuple(model.parameters[n].constraint for n in numeric)
@@ -111,7 +111,9 @@ def _closed_form(look: Entries, plan: Plan, parameter: Parameter) -> tuple[Close
             exponents.add(round(exponent * occurrence.power, 12))
     if len(exponents) > 2 or (len(exponents) == 2 and sum(exponents) != 0):
         return None, f"its features have different powers {sorted(exponents)}"
-    lower, upper = bounds(parameter.constraint) if kind in ("power", "odds") else (None, None)
+    if kind == "median" and len(occurrences) > 1:
+        return None, "several sites share it, and the weighted median is that of one"
+    lower, upper = bounds(parameter.constraint) if kind in ("power", "odds", "median") else (None, None)
     form = next(iter(forms)) if kind == "matrix" else ""
     return ClosedForm(plan.name, kind, True in logits, form, tuple(occurrences), lower, upper), ""
 
@@ -132,6 +134,8 @@ def _constraint_fits(kind: str, logits: bool, forms: set[str], parameter: Parame
         wanted = ("lower_cholesky", "scaled_unit_lower_cholesky") if forms == {"cholesky"} else ("positive_definite",)
         if not (is_named(c, *wanted) or is_real(c)):
             return f"its constraint {c} is not {wanted[0]}"
+    if kind == "median" and bounds(c) == (None, None) and not is_real(c):
+        return f"its constraint {c} couples its elements"
     if kind == "circular" and not (is_named(c, "circular") or is_real(c)):
         return f"its constraint {c} is not that of an angle"
     return ""

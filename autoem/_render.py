@@ -138,11 +138,9 @@ def _objective_lines(complete: CompleteData) -> list[Line]:
 def _statistics_lines(complete: CompleteData, skeletons: Any, statistics: Mapping[str, Any]) -> list[Line]:
     lines = []
     for factor, skeleton in zip(complete.factors, skeletons, strict=False):
-        names = (
-            "weight of each log density" if factor.family is None else ", ".join(factor.family.describe_statistics())
-        )
+        names = "weight of each log density" if not factor.canonical else ", ".join(factor.family.describe_statistics())
         given = f" for every value of {', '.join(factor.latents)}" if factor.latents else ""
-        why = f" (the log density as it is: {skeleton.why})" if factor.family is None else ""
+        why = f" (the log density as it is: {skeleton.why})" if not factor.canonical else ""
         lines.append(Line(factor.site, f"E[{names}]{given}; shape {statistics[factor.site]}{why}"))
     return lines
 
@@ -204,6 +202,8 @@ def _closed_form(update: ClosedForm) -> tuple[str, str]:
     if update.kind == "matrix":
         name = {"covariance": "", "precision": "the inverse of ", "cholesky": "the Cholesky factor of "}[update.form]
         return f"{name}E[Σ (x - μ)(x - μ)ᵀ] / N", r"\mathrm{E}\left[\sum (x-\mu)(x-\mu)^\top\right] / N"
+    if update.kind == "median":
+        return "the median of the data, weighted by E[w] / scale", r"\mathrm{median}(x; w)"
     if update.kind == "circular":
         return "atan2(E[Σ sin], E[Σ cos])", r"\mathrm{atan2}(\mathrm{E}\sum\sin, \mathrm{E}\sum\cos)"
     return ("mode of a log u + b u^p: u = (-a / (p b))^(1/p), a and b expected and summed",

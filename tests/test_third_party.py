@@ -155,6 +155,7 @@ def test_against_brute_force(name):
     check_ascent(em, oracle, state, jax.jit(lambda state: em.update(state, *args)), 15)
 
 
+@pytest.mark.filterwarnings("ignore:Parameter '(weights|honest)':UserWarning")  # Dirichlet(0.5), Beta(0.5, 0.5)
 @pytest.mark.parametrize("name", MODELS)
 def test_runs_from_a_key_alone(name):
     """No start given: nothing is NaN, EM climbs, and the posterior has the model's shape."""

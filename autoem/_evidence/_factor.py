@@ -25,7 +25,9 @@ class Factor(eqx.Module):
         latents: discrete latents that the factor depends on.
         batch_shape: the site's elements.
         keep: batch axes along which different elements meet different elements of a latent; others are summed.
-        family: canonical form, or None: then the slot is the log density itself and the statistic is its weight.
+        canonical: whether the family's statistics are used; else the slot is the log density itself, and its
+            statistic is its weight.
+        family: the exponential family; None if there is none, or none that helps.
         value, constants: data that enter the statistics (for a family).
         weight: mask times scale, or None for ones.
         offset: log density added elementwise whatever the slots, or None (a masked latent's uniform weight).
@@ -35,6 +37,7 @@ class Factor(eqx.Module):
     latents: tuple[str, ...] = eqx.field(static=True)
     batch_shape: tuple[int, ...] = eqx.field(static=True)
     keep: tuple[int, ...] = eqx.field(static=True)
+    canonical: bool = eqx.field(static=True)
     family: AbstractFamily | None = eqx.field(static=True)
     value: Array | None
     constants: dict[str, Any]
@@ -43,14 +46,14 @@ class Factor(eqx.Module):
 
     def slots(self, arguments: dict[str, Any]) -> jax.Array:
         """Natural parameters from the aligned arguments: (latents..., batch..., F)."""
-        if self.family is None:
+        if not self.canonical or self.family is None:
             return jnp.maximum(arguments["@log_prob"], LOG_ZERO)[..., None]
         return self.family.slots(arguments, self.constants)
 
     def statistics(self) -> tuple[jax.Array, jax.Array]:
         """Weighted sufficient statistics (latents..., batch..., F), and what is added whatever the slots (..., 1)."""
         lead = len(self.latents) + len(self.batch_shape)
-        if self.family is None or self.value is None:
+        if not self.canonical or self.family is None or self.value is None:
             features, base = jnp.ones([1] * lead + [1]), jnp.zeros([1] * lead)
         else:
             features = self.family.statistics(self.value, self.constants)

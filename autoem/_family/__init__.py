@@ -2,9 +2,10 @@
 
 from typing import Any
 
-from ._base import AbstractFamily as AbstractFamily
+from ._base import AbstractFamily as AbstractFamily, AbstractWeighted as AbstractWeighted
 from ._conditional import (
     LOG_ZERO as LOG_ZERO,
+    AbsoluteDeviation as AbsoluteDeviation,
     Circular as Circular,
     Conditional as Conditional,
     Flat as Flat,

@@ -77,3 +77,11 @@ class AbstractFamily(eqx.Module):
     @abc.abstractmethod
     def describe_statistics(self) -> tuple[str, ...]:
         """Names of the statistics for people: for example ("1", "x", "x²")."""
+
+
+class AbstractWeighted(AbstractFamily):
+    """A family that, where a constant is unknown, still has closed-form maxima given *weighted data*."""
+
+    @abc.abstractmethod
+    def weighted_conditional(self, name: str, value: Array, weights: Array, arguments: Arrays) -> Conditional | None:
+        """Σ weights · log p(value) as a function of one argument, elementwise: shapes are aligned and broadcast."""

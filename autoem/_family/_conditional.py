@@ -82,7 +82,15 @@ class Circular(eqx.Module):
     features: str = eqx.field(static=True, default="cos u, sin u")
 
 
-Conditional = Flat | LogPower | Quadratic | LogSimplex | LogOdds | InverseMatrix | Circular
+class AbsoluteDeviation(eqx.Module):
+    """-Σ weights |points - u|: the mode is a weighted median. The points are data: no finite statistic holds this."""
+
+    points: Array
+    weights: Array
+    features: str = eqx.field(static=True, default="|x-u|")
+
+
+Conditional = AbsoluteDeviation | Flat | LogPower | Quadratic | LogSimplex | LogOdds | InverseMatrix | Circular
 
 
 LOG_ZERO = -1e30

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import equinox as eqx
+import jax.numpy as jnp
 import numpyro.distributions as dist
 from jax.scipy.special import gammaln
 
 from .._types import Array, Arrays
 from ._base import AbstractFamily
-from ._conditional import Conditional, LogOdds
+from ._conditional import LOG_ZERO, Conditional, LogOdds
 from ._features import as_float, log_odds, stack, unstack
 
 
@@ -45,14 +46,15 @@ class Binomial(AbstractFamily):
         return None
 
     def statistics(self, value: Array, constants: Arrays) -> Array:
-        """(x, n - x)."""
-        x = as_float(value)
-        return stack(x, constants["total_count"] - x)
+        """(x, n - x), and zeros where x > n: a latent's shared support may reach beyond its own n."""
+        x, n = as_float(value), as_float(constants["total_count"])
+        return stack(jnp.where(x <= n, x, 0.0), jnp.maximum(n - x, 0.0))
 
     def log_base(self, value: Array, constants: Arrays) -> Array:
-        """log C(n, x)."""
+        """log C(n, x), which is log 0 for x > n."""
         x, n = as_float(value), as_float(constants["total_count"])
-        return gammaln(n + 1) - gammaln(x + 1) - gammaln(n - x + 1)
+        coefficient = gammaln(n + 1) - gammaln(x + 1) - gammaln(jnp.maximum(n - x, 0.0) + 1)
+        return jnp.where(x <= n, coefficient, LOG_ZERO)
 
     def slots(self, arguments: Arrays, constants: Arrays) -> Array:
         """(log p, log(1 - p))."""

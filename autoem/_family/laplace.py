@@ -1,4 +1,4 @@
-"""Laplace with a known location: T(x) = (1, |x - μ|)."""
+"""Laplace: T(x) = (1, |x - μ|) with a known location; weighted medians of the data with an unknown one."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import numpyro.distributions as dist
 
 from .._types import Array, Arrays
-from ._base import AbstractFamily
-from ._conditional import Conditional, LogPower
+from ._base import AbstractWeighted
+from ._conditional import AbsoluteDeviation, Conditional, LogPower
 from ._features import as_float, stack, unstack
 
 
-class Laplace(AbstractFamily):
+class Laplace(AbstractWeighted):
     """-log 2 - log b - |x - μ| / b."""
 
     value_ndim: ClassVar[int] = 0
@@ -61,6 +61,13 @@ class Laplace(AbstractFamily):
             return None
         count, distance = unstack(statistics)
         return LogPower(-count, -distance, exponent=-1.0)
+
+    def weighted_conditional(self, name: str, value: Array, weights: Array, arguments: Arrays) -> Conditional | None:
+        """loc: -Σ w/b |x - u|; scale: {log u, u⁻¹}."""
+        if name == "loc":
+            weights = weights / arguments["scale"]
+            return AbsoluteDeviation(jnp.broadcast_to(value, weights.shape), weights)
+        return LogPower(-weights, -weights * jnp.abs(value - arguments["loc"]), exponent=-1.0)
 
     def value_conditional(self, arguments: Arrays) -> Conditional | None:
         """|u - μ| is not one of the features."""

@@ -12,6 +12,8 @@ import jax.numpy as jnp
 
 from .._complete import CompleteData
 from .._family import (
+    AbsoluteDeviation,
+    AbstractWeighted,
     Circular,
     Flat,
     InverseMatrix,
@@ -61,6 +63,10 @@ class Occurrence(eqx.Module):
             return found
         if self.entry < len(complete.factors):
             factor = complete.factors[self.entry]
+            if not factor.canonical:
+                assert isinstance(factor.family, AbstractWeighted)
+                weights = statistics[self.entry][..., 0]
+                return factor.family.weighted_conditional(self.argument, factor.value, weights, arguments)
             family, constants, stats = factor.family, factor.constants, statistics[self.entry]
         else:
             prior = complete.priors[self.entry - len(complete.factors)]
@@ -108,7 +114,7 @@ class ClosedForm(eqx.Module):
 
     Attributes:
         name: the parameter.
-        kind: which conditional: "power", "simplex", "odds", "matrix" or "circular".
+        kind: which conditional: "power", "simplex", "odds", "matrix", "median" or "circular".
         logits: the parameter is the logit of the probability that has the closed form.
         form: for matrices, which matrix the parameter is.
         occurrences: everywhere it enters.
@@ -136,6 +142,8 @@ class ClosedForm(eqx.Module):
             value, flag = self._simplex(found, current)
         elif self.kind == "odds":
             value, flag = self._odds(found, current)
+        elif self.kind == "median":
+            value, flag = self._median(found, current)
         elif self.kind == "matrix":
             value, flag = self._matrix(found, current)
         else:
@@ -229,6 +237,23 @@ class ClosedForm(eqx.Module):
         value = jnp.where((count > 0)[:, None, None], value, jnp.reshape(current, (size, dim, dim)))
         return jnp.reshape(value, current.shape), jnp.where(jnp.any(floored & (count > 0)), FLOORED, NOTHING)
 
+    def _median(self, found: Any, current: Array) -> tuple[Array, Array]:
+        """The weighted median of the data that meet each element."""
+        ((occurrence, conditional),) = found
+        shape = jnp.broadcast_shapes(conditional.weights.shape, occurrence.index.shape)
+        index = jnp.broadcast_to(occurrence.index, shape).reshape(-1)
+        points, weights = (jnp.broadcast_to(a, shape).reshape(-1) for a in (conditional.points, conditional.weights))
+        index = jnp.where(index < 0, current.size, index)
+        order = jnp.lexsort((points, index))
+        index, points, weights = index[order], points[order], weights[order]
+        total = jnp.zeros(current.size + 1).at[index].add(weights)
+        before = jnp.cumsum(total) - total
+        enough = jnp.cumsum(weights) - before[index] >= total[index] / 2
+        median = jnp.full(current.size + 1, jnp.inf).at[index].min(jnp.where(enough, points, jnp.inf))
+        value = jnp.where((total > 0) & jnp.isfinite(median), median, jnp.append(jnp.reshape(current, -1), 0.0))
+        value = jnp.reshape(value[: current.size], current.shape)
+        return _clipped(value, self.lower, self.upper), jnp.asarray(NOTHING)
+
     def _circular(self, found: Any, current: Array) -> tuple[Array, Array]:
         """The direction of the resultant."""
         cosine = sum(o.pooled(c.cosine, current) for o, c in found)
@@ -287,5 +312,6 @@ KINDS: dict[type, str] = {
     LogOdds: "odds",
     InverseMatrix: "matrix",
     Circular: "circular",
+    AbsoluteDeviation: "median",
 }
 """Which update serves which conditional."""
