@@ -1,0 +1,212 @@
+"""The public face: purity, restarts, stopping, chunks, precision, the certificate, and how errors read."""
+
+import warnings
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+from numpy.testing import assert_allclose
+from numpyro import handlers
+from numpyro.distributions import constraints
+from numpyro.infer import Predictive
+
+import autoem
+import autoem._em as loop
+import autoem._evidence.enumerate as engine
+
+KEY = jax.random.PRNGKey(0)
+RNG = np.random.default_rng(3)
+X = np.concatenate([RNG.normal(-2, 0.7, 30), RNG.normal(1.5, 1.2, 50)])
+QUIET = {"progress_bar": False}
+
+
+@autoem.em
+def mixture(x, num_components=2):
+    weights = numpyro.param(
+        "weights", jnp.ones(num_components) / num_components, constraint=constraints.simplex
+    )
+    locs = numpyro.param("locs", lambda key: 2 * jax.random.normal(key, (num_components,)))
+    scales = numpyro.param("scales", jnp.ones(num_components), constraint=constraints.positive)
+    with numpyro.plate("data", len(x)):
+        z = numpyro.sample("z", dist.Categorical(weights))
+        numpyro.sample("x", dist.Normal(locs[z], scales[z]), obs=x)
+
+
+def mvn_mixture(x, k=3):
+    d = x.shape[-1]
+    weights = numpyro.param("weights", jnp.ones(k) / k, constraint=constraints.simplex)
+    locs = numpyro.param("locs", jnp.asarray(x[:k]))
+    covs = numpyro.param("covs", jnp.stack([jnp.eye(d)] * k), constraint=constraints.positive_definite)
+    with numpyro.plate("data", len(x)):
+        z = numpyro.sample("z", dist.Categorical(weights))
+        numpyro.sample("x", dist.MultivariateNormal(locs[z], covs[z]), obs=x)
+
+
+def test_an_em_object_is_the_model():
+    assert mixture.__name__ == "mixture"
+    result = mixture.run(KEY, 200, X, **QUIET)
+    drawn = Predictive(mixture, params=result.params, num_samples=3)(KEY, X)
+    assert drawn["z"].shape == (3, len(X))
+
+
+def test_decorator_with_options():
+    decorated = autoem.em(maximize=["mu"], flat=True)(lambda x: numpyro.sample("mu", dist.Normal(0.0, 1.0)))
+    assert decorated.maximize == ["mu"] and decorated.flat is True
+
+
+def test_result_is_whole_and_consistent():
+    result = mixture.run(KEY, 500, X, **QUIET)
+    assert result.converged and result.status is autoem.Status.CONVERGED
+    assert len(result.log_likelihood) == len(result.objective) == result.num_steps
+    assert_allclose(result.losses, -result.objective)
+    assert_allclose(result.log_likelihood[-1], mixture.log_likelihood(result.params, X), rtol=1e-9)
+    assert np.all(np.diff(result.log_likelihood) > -1e-9)
+    gradient = jax.grad(lambda locs: mixture.log_likelihood({**result.params, "locs": locs}, X))(result.params["locs"])
+    assert_allclose(gradient, 0, atol=1e-3)
+
+
+def test_running_out_of_steps_is_not_convergence():
+    result = mixture.run(KEY, 3, X, **QUIET)
+    assert not result.converged and result.status is autoem.Status.MAX_STEPS and result.num_steps == 3
+    with pytest.raises(RuntimeError, match="num_steps"):
+        mixture.run(KEY, 3, X, throw=True, **QUIET)
+
+
+def test_going_on_is_the_same_as_going_through():
+    first = mixture.run(KEY, 7, X, tol=0.0, **QUIET)
+    second = mixture.run(KEY, 5, X, init_state=first.state, tol=0.0, **QUIET)
+    through = mixture.run(KEY, 12, X, tol=0.0, **QUIET)
+    assert int(second.state.num_steps) == 12
+    assert_allclose(second.params["locs"], through.params["locs"], rtol=1e-12)
+
+
+def test_the_same_key_gives_the_same_result():
+    one, two = (mixture.run(KEY, 20, X, **QUIET) for _ in range(2))
+    assert np.array_equal(one.params["locs"], two.params["locs"])
+
+
+def test_update_is_pure_under_jit_and_vmap_over_keys():
+    states = jax.vmap(lambda key: mixture.init(key, X))(jax.random.split(KEY, 3))
+    step = jax.jit(jax.vmap(lambda state: mixture.update(state, X)))
+    together, values = step(states)
+    for i in range(3):
+        alone, value = mixture.update(jax.tree.map(lambda leaf, i=i: leaf[i], states), X)
+        assert_allclose(values[i], value, rtol=1e-10)
+        assert_allclose(together.params["locs"][i], alone.params["locs"], rtol=1e-8)
+
+
+def test_update_under_vmap_over_data_sets():
+    data = np.stack([X, X + 1.0, 2 * X])
+    state = mixture.init(KEY, X)
+    together, values = jax.vmap(lambda x: mixture.update(state, x))(data)
+    for i in range(3):
+        alone, value = mixture.update(state, data[i])
+        assert_allclose(values[i], value, rtol=1e-10)
+        assert_allclose(together.params["scales"][i], alone.params["scales"], rtol=1e-8)
+
+
+def test_restarts_report_every_start_and_return_the_best():
+    result = mixture.run(KEY, 300, X, num_restarts=4, **QUIET)
+    assert result.restarts.shape == (4,)
+    assert_allclose(result.log_likelihood[-1], result.restarts.max(), rtol=1e-9)
+    with pytest.raises(ValueError, match="all starts are the same"):
+        mixture.run(KEY, 5, X, num_restarts=2, init_params={"locs": np.array([0.0, 1.0])}, **QUIET)
+
+
+def test_new_data_of_the_same_shape_do_not_compile_again():
+    mixture.run(KEY, 3, X, **QUIET)
+    before = loop._advance._cached._cache_size()
+    mixture.run(KEY, 3, X * 2 + 1, **QUIET)
+    assert loop._advance._cached._cache_size() == before
+
+
+def test_chunks_change_nothing(monkeypatch):
+    x = RNG.normal(size=(1003, 2)) + RNG.integers(0, 2, 1003)[:, None] * 3
+    whole = autoem.EM(mvn_mixture)
+    state = whole.init(KEY, x)
+    expected, value = whole.update(state, x)
+    gradient = jax.grad(lambda locs: whole.log_likelihood({**state.params, "locs": locs}, x))(state.params["locs"])
+    monkeypatch.setattr(engine, "_CHUNK", 2000)
+    machine = whole.derive(x).machine
+    assert machine.evidences[0].layout.chunk is not None
+    params, found = eqx.filter_jit(lambda m, p: (m.m_step(p, m.e_step(p, m.prepare())[1])[0], m.log_likelihood(p)))(
+        machine, state.params
+    )
+    assert_allclose(found, value, rtol=1e-11)
+    for name in params:
+        assert_allclose(params[name], expected.params[name], rtol=1e-8, atol=1e-10)
+    chunked = jax.grad(lambda locs: whole.log_likelihood({**state.params, "locs": locs}, x))(state.params["locs"])
+    assert_allclose(chunked, gradient, rtol=1e-8, atol=1e-8)
+
+
+def test_single_precision_far_from_the_origin(x32):
+    x = (1e4 + np.concatenate([RNG.normal(-3, 1, 300), RNG.normal(3, 1, 300)])).astype(np.float32)
+    start = {"locs": np.array([9998.0, 10002.0])}
+    result = mixture.run(KEY, 300, x, init_params=start, **QUIET)
+    assert result.params["locs"].dtype == jnp.float32 and result.converged
+    assert_allclose(np.sort(result.params["locs"]) - 1e4, [-3, 3], atol=0.3)
+    assert_allclose(result.params["scales"], 1.0, atol=0.15)
+
+
+def test_a_far_away_origin_does_not_move_the_fit():
+    near = mixture.run(KEY, 500, X, init_params={"locs": np.array([-2.0, 1.5])}, **QUIET)
+    far = mixture.run(KEY, 500, X + 1e6, init_params={"locs": np.array([-2.0, 1.5]) + 1e6}, **QUIET)
+    assert_allclose(far.log_likelihood[-1], near.log_likelihood[-1], rtol=1e-6)
+
+
+def test_the_certificate_holds_and_can_fail(monkeypatch):
+    checked = autoem.EM(mixture.model, check=True)
+    result = checked.run(KEY, 50, X, **QUIET)
+    honest = engine.Enumeration.log_evidence
+    monkeypatch.setattr(
+        engine.Enumeration, "log_evidence", lambda self, slots, prepared, tilt=None: honest(self, slots, prepared, tilt) + 0.01
+    )
+    with pytest.raises(RuntimeError, match="certificate failed"):
+        checked.run(KEY, 5, X + 0.5, init_params=dict(result.params), **QUIET)
+
+
+def test_weights_by_scale_are_repetitions():
+    values, counts = np.arange(5.0), np.array([7.0, 3.0, 2.0, 4.0, 6.0])
+    model = mixture.model
+
+    def weighted(x, counts):
+        with handlers.scale(scale=counts):
+            model(x)
+
+    params = {"weights": np.array([0.4, 0.6]), "locs": np.array([0.5, 3.0]), "scales": np.array([1.0, 0.8])}
+    one = autoem.EM(weighted).log_likelihood(params, values, counts)
+    assert_allclose(one, mixture.log_likelihood(params, np.repeat(values, counts.astype(int))), rtol=1e-12)
+
+
+def test_strict_names_what_is_not_in_closed_form():
+    def model(x):
+        shape = numpyro.param("shape", 2.0, constraint=constraints.positive)
+        numpyro.sample("x", dist.Gamma(shape, 1.0).expand([len(x)]), obs=x)
+
+    with pytest.raises(NotImplementedError, match="shape"):
+        autoem.EM(model, strict=True).derive(np.ones(3))
+
+
+def test_the_page_says_what_runs():
+    derivation = mixture.derive(X)
+    text = str(derivation)
+    for word in ("weights", "locs[z]", "Categorical", "E-step", "M-step", "Q(θ"):
+        assert word in text
+    assert derivation.exact and derivation.closed_form
+    assert derivation.latents["z"].method == "enumeration" and derivation.params["locs"].family == "gaussian"
+    assert "$" in derivation._repr_markdown_()
+
+
+def test_a_start_outside_its_constraint_is_named():
+    with pytest.raises(ValueError, match="scales"):
+        mixture.init(KEY, X, init_params={"scales": np.array([-1.0, 1.0])})
+
+
+def test_no_warning_on_a_healthy_fit():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        mixture.run(KEY, 100, X, **QUIET)
