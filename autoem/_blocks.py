@@ -22,6 +22,7 @@ from ._links import (
     evaluate_lazily,
     is_concrete,
     own_coordinates,
+    restricted,
     trace,
 )
 from ._links._coordinates import collapse, merge
@@ -62,15 +63,18 @@ def build(model: Model) -> tuple[CompleteData, list[Block], list[Skeleton]]:
     Raises:
         Refusal: where elements of a latent are mixed, or the sum over latents is not tractable.
     """
-    latents = {model.inputs[n]: (n, own_coordinates(model.sites[n].batch_shape)) for n in model.latents}
-    by_latent = analyse(model.program, latents, kinds=False)
     params = {model.inputs[n]: (n, (None,) * max(1, len(p.initial.shape))) for n, p in model.parameters.items()}
     by_parameter = set(analyse(model.program, params, kinds=False))
-    skeletons = [_skeleton(model, site, by_latent, by_parameter) for site in model.sites.values()]
-    skeletons = [s for s in skeletons if not s.site.role == "maximised"] + [
-        s for s in skeletons if s.site.role == "maximised"
-    ]
-    complete = _complete(model, skeletons, by_latent)
+    sites = sorted(model.sites.values(), key=lambda site: site.role == "maximised")
+    choices = {site.name: _canonical(model, site, by_parameter) for site in sites}
+    # From here on, only what the chosen forms need: a canonical site's own log_prob is not looked at.
+    used = [i for s in sites for i, _ in _numbers(s, model.outputs[s.name], not choices[s.name]).values()]
+    used += [i for s in sites for k in ("mask", "scale", "value") if (i := model.outputs[s.name][k]) is not None]
+    program = restricted(model.program, used)
+    latents = {model.inputs[n]: (n, own_coordinates(model.sites[n].batch_shape)) for n in model.latents}
+    by_latent = analyse(program, latents, kinds=False)
+    skeletons = [_skeleton(model, site, choices[site.name], by_latent, by_parameter) for site in sites]
+    complete = _complete(model, program, skeletons, by_latent)
     blocks = _group(model, complete, skeletons)
     return complete, blocks, skeletons
 
@@ -93,16 +97,23 @@ def _site_coordinates(
     return result
 
 
-def _skeleton(model: Model, site: Site, by_latent: Mapping[int, Dependence], by_parameter: set[int]) -> Skeleton:
+def _canonical(model: Model, site: Site, by_parameter: set[int]) -> str:
+    """Why a site's exponential family cannot be used, or "" if it can."""
+    if site.role == "maximised":
+        return "" if site.family is not None else f"{site.distribution} has no canonical form here"
+    if site.family is None:
+        return f"{site.distribution} has no canonical form here"
     out = model.outputs[site.name]
-    canonical, why = site.family is not None, f"{site.distribution} has no canonical form here"
-    if site.family is not None and site.role != "maximised":
-        fixed = {n: out["arguments"][n] for n in site.family.constants}
-        varying = [n for n, i in fixed.items() if i in by_parameter]
-        if varying:
-            canonical, why = False, f"its {varying[0]} depends on a parameter, and no finite statistic holds that"
-        elif out["value"] in by_parameter:
-            canonical, why = False, "its value depends on a parameter"
+    varying = [n for n in site.family.constants if out["arguments"][n] in by_parameter]
+    if varying:
+        return f"its {varying[0]} depends on a parameter, and no finite statistic holds that"
+    return "its value depends on a parameter" if out["value"] in by_parameter else ""
+
+
+def _skeleton(
+    model: Model, site: Site, why: str, by_latent: Mapping[int, Dependence], by_parameter: set[int]
+) -> Skeleton:
+    out, canonical = model.outputs[site.name], not why
     numbers = _numbers(site, out, canonical)
     coordinates = _site_coordinates(site, numbers, model.program, by_latent)
     for extra in ("mask", "scale"):
@@ -118,7 +129,7 @@ def _skeleton(model: Model, site: Site, by_latent: Mapping[int, Dependence], by_
                 f"(through {_steps(by_latent, numbers)}): the exact sum over {name!r} is not tractable this way."
             )
     ordered = tuple(n for n in model.latents if n in coordinates)
-    return Skeleton(site, canonical, "" if canonical else why, ordered, coordinates)
+    return Skeleton(site, canonical, why, ordered, coordinates)
 
 
 def _numbers(site: Site, out: Mapping[str, Any], canonical: bool) -> dict[str, tuple[int, int]]:
@@ -141,9 +152,10 @@ def _steps(found: Mapping[int, Dependence], numbers: Mapping[str, tuple[int, int
     return ", ".join(dict.fromkeys(steps)) or "its arguments"
 
 
-def _complete(model: Model, skeletons: Sequence[Skeleton], by_latent: Mapping[int, Dependence]) -> CompleteData:
+def _complete(
+    model: Model, program: Program, skeletons: Sequence[Skeleton], by_latent: Mapping[int, Dependence]
+) -> CompleteData:
     """Trace parameters -> aligned arguments for every latent value, and collect the data."""
-    program = model.program
     wanted = {s.site.name: _numbers(s.site, model.outputs[s.site.name], s.canonical) for s in skeletons}
     extras = {
         s.site.name: {f"@{k}": i for k in ("mask", "scale") if (i := model.outputs[s.site.name][k]) is not None}

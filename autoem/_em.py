@@ -91,7 +91,7 @@ def _step(machine: Machine, prepared: Any, carry: _Carry, tol: Array) -> tuple[_
 
 @eqx.filter_jit
 def _advance(machine: Machine, prepared: Any, carry: _Carry, tol: Any, most: Any) -> Any:
-    """Up to `_BLOCK` steps, never beyond step `most`, until there is a verdict: (carry, log-likelihoods, objectives)."""
+    """Up to `_BLOCK` steps, not beyond step `most`, until there is a verdict: (carry, log-likelihoods, objectives)."""
 
     def one(carry: _Carry, first: Array) -> Any:
         history = jnp.full((2, _BLOCK), jnp.nan)
@@ -291,10 +291,18 @@ class EM:
             certify(self.model, derivation, picked.params, args, kwargs)
         if throw and status is not Status.CONVERGED:
             raise RuntimeError(status.value)
-        finals = [row[int(n) - 1] for row, n in zip(log_likelihoods, carry.steps, strict=True)]
-        return EMResult(jax.tree.map(jnp.asarray, picked.params), jnp.asarray(log_likelihoods[best][:steps]), jnp.asarray(objectives[best][:steps]),
-                        steps, status is Status.CONVERGED, status, state, derivation,
-                        np.asarray(finals) if num_restarts > 1 else None)  # fmt: skip
+        finals = np.asarray([row[int(n) - 1] for row, n in zip(log_likelihoods, carry.steps, strict=True)])
+        return EMResult(
+            params=jax.tree.map(jnp.asarray, picked.params),
+            log_likelihood=jnp.asarray(log_likelihoods[best][:steps]),
+            objective=jnp.asarray(objectives[best][:steps]),
+            num_steps=steps,
+            converged=status is Status.CONVERGED,
+            status=status,
+            state=state,
+            derivation=derivation,
+            restarts=finals if num_restarts > 1 else None,
+        )
 
     def log_likelihood(self, params: Params, *args: Any, **kwargs: Any) -> Array:
         """Observed-data log-likelihood, every constant included, without the priors of maximised sites.
@@ -344,10 +352,7 @@ def _checked(name: str, value: Any, derivation: Derivation) -> Array:
         raise ValueError(f"init_params names {name!r}, which is not a parameter. There are: "
                          f"{', '.join(map(repr, parameters))}.")  # fmt: skip
     wanted = parameters[name].initial
-    if isinstance(value, Tracer):
-        value = jnp.asarray(value, wanted.dtype)
-    else:
-        value = np.asarray(value, wanted.dtype)
+    value = (jnp if isinstance(value, Tracer) else np).asarray(value, wanted.dtype)
     if value.shape != wanted.shape:
         raise ValueError(f"init_params[{name!r}] has shape {value.shape}; the model's has {wanted.shape}.")
     if not isinstance(value, Tracer):

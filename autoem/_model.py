@@ -125,7 +125,7 @@ def _run(model: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, An
 
 
 class _AsArrays(Messenger):
-    """Param values as JAX arrays, as under NumPyro's own inference: a NumPy initial value can be indexed by a latent."""
+    """Param values as JAX arrays, as under NumPyro's inference: a NumPy initial value can be indexed by a latent."""
 
     def postprocess_message(self, msg: dict[str, Any]) -> None:
         """Convert a param's value once it is there."""

@@ -7,9 +7,7 @@ from typing import Any
 from latex2mathml.converter import convert
 
 # What pymdownx.arithmatex makes of $…$ and of \[…\] or $$…$$.
-FORMULA = re.compile(
-    r'<(?P<tag>span|div) class="arithmatex">\\[(\[](?P<latex>.*?)\\[)\]]</(?P=tag)>', flags=re.DOTALL
-)
+FORMULA = re.compile(r'<(?P<tag>span|div) class="arithmatex">\\[(\[](?P<latex>.*?)\\[)\]]</(?P=tag)>', flags=re.DOTALL)
 
 
 def mathml(formula: re.Match[str]) -> str:

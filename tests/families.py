@@ -307,9 +307,7 @@ ROWS: dict[str, Row] = {
         {"mean": between(0.2, 0.8), "concentration": between(1.0, 9.0)},
         probability,
         value=LogOdds,
-        scipy=lambda x, a: st.beta.logpdf(
-            x, a["mean"] * a["concentration"], (1 - a["mean"]) * a["concentration"]
-        ),
+        scipy=lambda x, a: st.beta.logpdf(x, a["mean"] * a["concentration"], (1 - a["mean"]) * a["concentration"]),
     ),
     "Dirichlet": Row(
         dist.Dirichlet,
@@ -368,15 +366,11 @@ ROWS: dict[str, Row] = {
     "ImproperUniform scalar": Row(
         partial(dist.ImproperUniform, constraints.positive, (3,), ()), {}, positive, value=Flat
     ),
-    "ImproperUniform vector": Row(
-        partial(dist.ImproperUniform, constraints.real, (3,), (2,)), {}, vector, value=Flat
-    ),
+    "ImproperUniform vector": Row(partial(dist.ImproperUniform, constraints.real, (3,), (2,)), {}, vector, value=Flat),
 }
 
 
-def log_density(
-    family: Any, arguments: Mapping[str, Any], constants: Mapping[str, Any], value: Any
-) -> jax.Array:
+def log_density(family: Any, arguments: Mapping[str, Any], constants: Mapping[str, Any], value: Any) -> jax.Array:
     """⟨slots, T(x)⟩ + log h(x)."""
     inner = jnp.sum(family.slots(arguments, constants) * family.statistics(value, constants), -1)
     return inner + family.log_base(value, constants)

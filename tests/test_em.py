@@ -26,9 +26,7 @@ QUIET = {"progress_bar": False}
 
 @autoem.em
 def mixture(x, num_components=2):
-    weights = numpyro.param(
-        "weights", jnp.ones(num_components) / num_components, constraint=constraints.simplex
-    )
+    weights = numpyro.param("weights", jnp.ones(num_components) / num_components, constraint=constraints.simplex)
     locs = numpyro.param("locs", lambda key: 2 * jax.random.normal(key, (num_components,)))
     scales = numpyro.param("scales", jnp.ones(num_components), constraint=constraints.positive)
     with numpyro.plate("data", len(x)):
@@ -163,7 +161,9 @@ def test_the_certificate_holds_and_can_fail(monkeypatch):
     result = checked.run(KEY, 50, X, **QUIET)
     honest = engine.Enumeration.log_evidence
     monkeypatch.setattr(
-        engine.Enumeration, "log_evidence", lambda self, slots, prepared, tilt=None: honest(self, slots, prepared, tilt) + 0.01
+        engine.Enumeration,
+        "log_evidence",
+        lambda self, slots, prepared, tilt=None: honest(self, slots, prepared, tilt) + 0.01,
     )
     with pytest.raises(RuntimeError, match="certificate failed"):
         checked.run(KEY, 5, X + 0.5, init_params=dict(result.params), **QUIET)

@@ -56,9 +56,7 @@ def evaluate(conditional: Any, u: Any) -> Any:
         case InverseMatrix(count, scatter, form):
             inverse = jnp.linalg.inv(u @ jnp.swapaxes(u, -1, -2) if form == "cholesky" else u)
             precision = u if form == "precision" else inverse
-            return (
-                count * jnp.linalg.slogdet(precision)[1] - jnp.einsum("...ij,...ji", precision, scatter)
-            ) / 2
+            return (count * jnp.linalg.slogdet(precision)[1] - jnp.einsum("...ij,...ji", precision, scatter)) / 2
     raise AssertionError(f"no formula for {type(conditional).__name__}")
 
 

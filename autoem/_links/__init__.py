@@ -9,4 +9,9 @@ from ._coordinates import Coordinates as Coordinates, own_coordinates as own_coo
 from ._dependence import Dependence as Dependence, analyse as analyse
 from ._enumerate import Lazy as Lazy, evaluate_lazily as evaluate_lazily
 from ._expression import expressions as expressions
-from ._program import Program as Program, is_concrete as is_concrete, trace as trace
+from ._program import (
+    Program as Program,
+    is_concrete as is_concrete,
+    restricted as restricted,
+    trace as trace,
+)

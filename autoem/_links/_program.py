@@ -174,6 +174,11 @@ def _without_dead_code(program: Program) -> Program:
     return Program(tuple(reversed(nodes)), program.inputs, program.outputs, program.avals, known)
 
 
+def restricted(program: Program, outputs: Sequence[int]) -> Program:
+    """The part of a program that certain values need."""
+    return _without_dead_code(Program(program.nodes, program.inputs, tuple(outputs), program.avals, program.known))
+
+
 def _with_data_computed(program: Program) -> Program:
     """Run every node that no input reaches: eagerly where its operands are numbers, else within the current trace."""
     known = dict(program.known)

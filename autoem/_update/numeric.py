@@ -44,7 +44,7 @@ class Numeric(eqx.Module):
 
     @property
     def method(self) -> str:
-        """ "newton" or "gradient"."""
+        """Whether Newton or a gradient method climbs."""
         return "newton" if self.coordinates <= NEWTON_LIMIT else "gradient"
 
     def __call__(self, complete: CompleteData, params: Params, statistics: Sequence[Any]) -> tuple[Params, dict]:
