@@ -24,7 +24,7 @@ COLOURS = np.array([[0.00, 0.36, 0.55], [0.86, 0.37, 0.13]])
 @autoem.em
 def mixture(x, num_components=2):
     """Eruptions come in kinds; each kind has its own mean, spread and correlation of duration and waiting time."""
-    K, D = num_components, x.shape[-1]
+    K = num_components
     weights = numpyro.param("weights", jnp.ones(K) / K, constraint=constraints.simplex)
     locs = numpyro.param("locs", lambda key: x[random.choice(key, len(x), (K,), replace=False)])
     covs = numpyro.param("covs", jnp.stack([jnp.diag(x.var(0))] * K), constraint=constraints.positive_definite)
@@ -67,7 +67,7 @@ def draw(x, params, responsibilities, path):
             ax.fill(*ellipse, color=colours[k], alpha=alpha, lw=0)
         ax.plot(*(params["locs"][k][:, None] + 2 * root @ circle), color=colours[k], lw=1.2)
         label = f"{name} eruptions\n{params['weights'][k]:.0%} of all"
-        where = params["locs"][k] + np.array([0.0, -17.5 if name == "long" else 16.5])
+        where = params["locs"][k] + np.array([0.0, -20.5 if name == "long" else 20.0])
         ax.annotate(label, where, color=colours[k], ha="center", va="center", fontsize=12, fontweight="bold")
     ax.scatter(*np.asarray(x).T, c=np.asarray(responsibilities) @ colours, s=22, edgecolor="white", lw=0.5, zorder=3)
     ax.set(xlabel="duration of the eruption (minutes)", ylabel="waiting time to the next (minutes)", ylim=(37, 103))
@@ -87,7 +87,8 @@ def main(output="examples/output", progress_bar=True):
     print(table(result.params, mixture.standard_errors(result.params, x)))
     path = Path(output) / "old_faithful.png"
     path.parent.mkdir(parents=True, exist_ok=True)
-    draw(x, {n: np.asarray(v) for n, v in result.params.items()}, mixture.posterior(result.params, x)["kind"].probs, path)
+    responsibilities = mixture.posterior(result.params, x)["kind"].probs
+    draw(x, {n: np.asarray(v) for n, v in result.params.items()}, responsibilities, path)
     print(f"\nPicture: {path}")
     return result
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 # The suite compiles hundreds of small models and runs each for milliseconds: let the compiler hurry.
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0"
 
-import hypothesis  # noqa: E402
-import jax  # noqa: E402
-import pytest  # noqa: E402
+import hypothesis
+import jax
+import pytest
 
 jax.config.update("jax_enable_x64", True)
 
