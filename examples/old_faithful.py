@@ -1,23 +1,16 @@
 """Old Faithful: 272 eruptions as a mixture of two normals, in NumPyro; autoem derives and runs its EM algorithm."""
 
-import argparse
-import csv
-from pathlib import Path
-
 import jax.numpy as jnp
-import matplotlib
-
-matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
+from _common import command_line, read, save
 from jax import random
 from numpyro.distributions import constraints
 
 import autoem
 
-HERE = Path(__file__).parent
 COLOURS = np.array([[0.00, 0.36, 0.55], [0.86, 0.37, 0.13]])
 
 
@@ -33,13 +26,6 @@ def mixture(x, num_components=2):
         numpyro.sample("x", dist.MultivariateNormal(locs[kind], covs[kind]), obs=x)
 
 
-def read():
-    """Duration of each eruption and waiting time to the next, both in minutes: (272, 2)."""
-    with open(HERE / "data" / "faithful.csv") as file:
-        rows = list(csv.DictReader(file))
-    return jnp.array([[float(row["eruptions"]), float(row["waiting"])] for row in rows])
-
-
 def table(params, errors):
     """Every parameter with its standard error, component by component."""
     lines = ["component  weight          duration        waiting          sd duration  sd waiting  correlation"]
@@ -52,7 +38,7 @@ def table(params, errors):
     return "\n".join(lines)
 
 
-def draw(x, params, responsibilities, path):
+def draw(x, params, responsibilities):
     """The data coloured by responsibility, and ellipses at one, two and three standard deviations."""
     fig, ax = plt.subplots(figsize=(8, 5.4), layout="constrained")
     order = np.argsort(params["locs"][:, 0])
@@ -73,27 +59,22 @@ def draw(x, params, responsibilities, path):
     ax.set(xlabel="duration of the eruption (minutes)", ylabel="waiting time to the next (minutes)", ylim=(37, 103))
     ax.set_title("Old Faithful has two kinds of eruption", loc="left", fontsize=15, fontweight="bold")
     ax.spines[["top", "right"]].set_visible(False)
-    fig.savefig(path, dpi=160)
-    plt.close(fig)
+    return fig
 
 
 def main(output="examples/output", progress_bar=True):
     """Derive, fit, print, draw; returns the result."""
     numpyro.enable_x64()
-    x = read()
+    data = read("faithful.csv")
+    x = jnp.stack([data["eruptions"], data["waiting"]], -1)
     print(mixture.derive(x), "\n")
     result = mixture.run(random.PRNGKey(0), 500, x, progress_bar=progress_bar)
     print(f"\n{result.status.value}\nlog-likelihood {result.log_likelihood[-1]:.6f} after {result.num_steps} steps\n")
     print(table(result.params, mixture.standard_errors(result.params, x)))
-    path = Path(output) / "old_faithful.png"
-    path.parent.mkdir(parents=True, exist_ok=True)
     responsibilities = mixture.posterior(result.params, x)["kind"].probs
-    draw(x, {n: np.asarray(v) for n, v in result.params.items()}, responsibilities, path)
-    print(f"\nPicture: {path}")
+    save(draw(x, {n: np.asarray(v) for n, v in result.params.items()}, responsibilities), output, "old_faithful.png")
     return result
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--output", default=str(HERE / "output"))
-    main(parser.parse_args().output)
+    command_line(main, __doc__)

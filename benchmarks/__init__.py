@@ -1,0 +1,1 @@
+"""autoem beside its peers: one run, ratios."""

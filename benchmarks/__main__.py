@@ -1,0 +1,44 @@
+"""`python -m benchmarks [name ...]`: autoem beside its peers in one run, as a table of ratios."""
+
+import argparse
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import numpyro
+
+from . import latent_classes, mixtures, startup
+
+BENCHMARKS = {
+    "full": mixtures.full,
+    "diagonal": mixtures.diagonal,
+    "memory": mixtures.memory,
+    "latent_class": latent_classes.twenty_items,
+    "import": startup.imports,
+    "compile": startup.compiles,
+}
+
+
+def main():
+    """Run the named benchmarks (all by default) and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", help=f"of {', '.join(BENCHMARKS)}; all by default")
+    names = parser.parse_args().names or list(BENCHMARKS)
+    unknown = sorted(set(names) - set(BENCHMARKS))
+    if unknown:
+        parser.error(f"unknown: {', '.join(unknown)}; there are {', '.join(BENCHMARKS)}")
+    numpyro.enable_x64()
+    rows = []
+    print(f"{'':66} {'ours':>10} {'peer/limit':>11} {'ratio':>7} {'target':>7}")
+    for name in names:
+        for row in BENCHMARKS[name]():
+            rows.append({**asdict(row), "met": row.met})
+            mark = "" if row.met else "  missed"
+            print(f"{row.name:66} {row.ours:>10} {row.peer:>11} {row.ratio:7.2f} {row.target:7.2f}{mark}", flush=True)
+    path = Path(__file__).parent / "output" / "ratios.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(rows, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,32 @@
+"""Latent class analysis beside StepMix, per iteration."""
+
+import jax
+import numpy as np
+
+import autoem
+
+from ._timing import Row, in_turn, per_iteration
+from .models import latent_class
+
+
+def twenty_items(n=10_000, items=20, k=5):
+    """Binary items."""
+    from stepmix.stepmix import StepMix
+
+    rng = np.random.default_rng(0)
+    truth = rng.uniform(0.1, 0.9, size=(k, items))
+    y = (rng.uniform(size=(n, items)) < truth[rng.integers(k, size=n)]).astype(float)
+    em = autoem.EM(latent_class)
+    start = {"weights": np.full(k, 1 / k), "probs": rng.uniform(0.3, 0.7, size=(k, items))}
+
+    def fit(steps):
+        return em.run(jax.random.PRNGKey(0), steps, y, k, init_params=start, tol=0.0, progress_bar=False)
+
+    def peer(steps):
+        options = {"abs_tol": 0.0, "rel_tol": 0.0, "random_state": 0, "progress_bar": 0, "verbose": 0}
+        return StepMix(k, measurement="bernoulli", max_iter=steps, **options).fit(y)
+
+    times = in_turn({"ours": lambda: per_iteration(fit, 10, 210), "peer": lambda: per_iteration(peer, 5, 25)})
+    label, other = (f"{1e3 * times[who]:.2f} ms" for who in ("ours", "peer"))
+    name = f"latent classes N={n:,} items={items} K={k}, StepMix"
+    return [Row(name, label, other, times["peer"] / times["ours"], 10)]

@@ -1,0 +1,56 @@
+"""The models that are timed, as a user would write them, and their data."""
+
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+from numpyro.distributions import constraints
+
+
+def blobs(n, d, k, seed=0):
+    """Well-separated clusters, and a start: (data, weights, locs, covariances)."""
+    rng = np.random.default_rng(seed)
+    centres = 3 * rng.normal(size=(k, d))
+    x = centres[rng.integers(k, size=n)] + rng.normal(size=(n, d))
+    return x, np.full(k, 1 / k), x[:k] + 0.1, np.stack([np.cov(x.T)] * k)
+
+
+def full_mixture(x, k):
+    """Gaussian mixture, a covariance matrix per component."""
+    d = x.shape[-1]
+    weights = numpyro.param("weights", jnp.ones(k) / k, constraint=constraints.simplex)
+    locs = numpyro.param("locs", jnp.zeros((k, d)))
+    covs = numpyro.param("covs", jnp.stack([jnp.eye(d)] * k), constraint=constraints.positive_definite)
+    with numpyro.plate("data", len(x)):
+        z = numpyro.sample("z", dist.Categorical(weights))
+        numpyro.sample("x", dist.MultivariateNormal(locs[z], covs[z]), obs=x)
+
+
+def diagonal_mixture(x, k):
+    """Gaussian mixture, a variance per component and coordinate."""
+    d = x.shape[-1]
+    weights = numpyro.param("weights", jnp.ones(k) / k, constraint=constraints.simplex)
+    locs = numpyro.param("locs", jnp.zeros((k, d)))
+    scales = numpyro.param("scales", jnp.ones((k, d)), constraint=constraints.positive)
+    with numpyro.plate("data", len(x)):
+        z = numpyro.sample("z", dist.Categorical(weights))
+        numpyro.sample("x", dist.Normal(locs[z], scales[z]).to_event(1), obs=x)
+
+
+def latent_class(y, k):
+    """Binary items, independent given the class."""
+    weights = numpyro.param("weights", jnp.ones(k) / k, constraint=constraints.simplex)
+    probs = numpyro.param("probs", jnp.full((k, y.shape[-1]), 0.5), constraint=constraints.unit_interval)
+    with numpyro.plate("person", len(y)):
+        z = numpyro.sample("z", dist.Categorical(weights))
+        numpyro.sample("y", dist.Bernoulli(probs[z]).to_event(1), obs=y)
+
+
+def regressions(x, y, k):
+    """Mixture of linear regressions."""
+    weights = numpyro.param("weights", jnp.ones(k) / k, constraint=constraints.simplex)
+    beta = numpyro.param("beta", jnp.arange(k * x.shape[-1], dtype=float).reshape(k, -1))
+    scale = numpyro.param("scale", jnp.ones(k), constraint=constraints.positive)
+    with numpyro.plate("data", len(y)):
+        z = numpyro.sample("z", dist.Categorical(weights))
+        numpyro.sample("y", dist.Normal((x * beta[z]).sum(-1), scale[z]), obs=y)
