@@ -30,6 +30,12 @@ from ._model import Model, Site
 from ._types import Refusal, StaticArray
 
 
+_TRACED = (
+    " If it is reached through an index, that index is traced here (jit or vmap over the data) and hides which "
+    "elements meet: close over the index instead."
+)
+
+
 @dataclass(frozen=True)
 class Block:
     """An evidence engine and the positions of its factors among all factors."""
@@ -127,6 +133,7 @@ def _skeleton(
             raise Refusal(
                 f"Each element of site {site.name!r} depends on several elements of the latent {name!r} "
                 f"(through {_steps(by_latent, numbers)}): the exact sum over {name!r} is not tractable this way."
+                + ("" if is_concrete(*model.program.known.values()) else _TRACED)
             )
     ordered = tuple(n for n in model.latents if n in coordinates)
     return Skeleton(site, canonical, why, ordered, coordinates)

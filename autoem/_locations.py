@@ -15,6 +15,7 @@ from ._update import LeastSquares, Occurrence
 
 
 def location_fits(look: Entries, plan: Plan, parameter: Parameter) -> str:
+    """Why a parameter is not a location that least squares can set, or an empty string."""
     for place in plan.places:
         if place.argument is not None and place.dependence is not None and not place.dependence.affine:
             return f"the {place.argument} of {look.sites[place.entry]!r} is {describe(place.dependence)} in it"
@@ -78,6 +79,7 @@ def _jointly_affine(look: Entries, plans: Mapping[str, Plan], group: Sequence[st
 def least_squares(
     look: Entries, plans: Mapping[str, Plan], group: Sequence[str], model: Model
 ) -> tuple[LeastSquares | None, str]:
+    """The least-squares update of one group of locations, or why there is none."""
     if len(group) == 1 and _diagonal(look, plans[group[0]]):
         name = group[0]
         lower, upper = bounds(model.parameters[name].constraint)

@@ -70,14 +70,17 @@ class Entries:
         self.single = single
 
     def dependence(self, names: Sequence[str]) -> dict[int, Dependence]:
+        """How every value of the program depends on some parameters, jointly."""
         unknowns = {self.input[n]: (n, own_coordinates(jnp.shape(self.initial[n]))) for n in names}
         return analyse(self.program, unknowns)
 
     def family(self, entry: int) -> Any:
+        """The exponential family of an entry, or None."""
         entries = (*self.complete.factors, *self.complete.priors)
         return entries[entry].family
 
     def is_prior(self, entry: int) -> bool:
+        """Whether an entry is the prior of a maximised site."""
         return entry >= len(self.complete.factors)
 
     def places(self, name: str) -> list[Place]:
@@ -172,21 +175,25 @@ def flat_index(coords: Coordinates, shape: Sequence[int]) -> np.ndarray | None:
 
 
 def bounds(constraint: Any) -> tuple[Any, Any]:
+    """Lower and upper bound of a constraint, None where there is none."""
     base = getattr(constraint, "base_constraint", constraint)
     return getattr(base, "lower_bound", None), getattr(base, "upper_bound", None)
 
 
 def is_positive(constraint: Any) -> bool:
+    """Whether a constraint keeps every element positive."""
     lower, _ = bounds(constraint)
     return lower is not None and is_concrete(lower) and bool(np.all(np.asarray(lower) >= 0))
 
 
 def is_real(constraint: Any) -> bool:
+    """Whether a constraint leaves every element free."""
     base = getattr(constraint, "base_constraint", constraint)
     return type(base) in (type(constraints.real), type(constraints.real_vector), type(constraints.real_matrix))
 
 
 def is_named(constraint: Any, *names: str) -> bool:
+    """Whether a constraint is one of NumPyro's, by name."""
     base = getattr(constraint, "base_constraint", constraint)
     return any(
         base is getattr(constraints, n, None) or type(base) is type(getattr(constraints, n, None)) for n in names
@@ -212,6 +219,7 @@ def whole_event(coords: Coordinates, ndim: int, look: Entries, name: str) -> boo
 
 
 def occurrence_of(look: Entries, name: str, place: Place, kind: str, diagonal: bool) -> tuple[Occurrence | None, str]:
+    """One place as something that can be pooled and evaluated, or why it cannot."""
     shape = jnp.shape(look.initial[name])
     site = look.sites[place.entry]
     if place.argument is None:
@@ -261,6 +269,7 @@ def _lead(look: Entries, place: Place) -> int:
 
 
 def describe(d: Dependence) -> str:
+    """A dependence in words."""
     if d.affine:
         return "affine"
     if d.power is not None:

@@ -55,9 +55,8 @@ def _distribution(support: np.ndarray, binary: bool, probs: Array) -> Any:
         return dist.Bernoulli(probs=probs[..., 1])
     if np.array_equal(support, np.arange(len(support))):
         return dist.Categorical(probs=probs)
-    step = int(support[1] - support[0]) if len(support) > 1 else 1
-    shift = dist.transforms.AffineTransform(int(support[0]), step, domain=dist.constraints.integer_greater_than(-1))
-    return dist.TransformedDistribution(dist.Categorical(probs=probs), shift)
+    points = dist.Delta(jnp.broadcast_to(jnp.asarray(support, probs.dtype), probs.shape))
+    return dist.MixtureSameFamily(dist.Categorical(probs=probs), points)
 
 
 def values(model: Model, states: dict[str, Array]) -> dict[str, Array]:

@@ -124,7 +124,7 @@ def _constraint_fits(kind: str, logits: bool, forms: set[str], parameter: Parame
         return f"its constraint {c} does not make it positive"
     if kind in ("simplex", "odds") and logits and not is_real(c):
         return f"its constraint {c} is not that of free logits"
-    if kind == "simplex" and not logits and not (is_named(c, "simplex") or is_positive(c) or is_real(c)):
+    if kind == "simplex" and not logits and not is_named(c, "simplex"):
         return f"its constraint {c} is not a simplex"
     if kind == "odds" and not logits:
         lower, upper = bounds(c)

@@ -138,7 +138,11 @@ def _objective_lines(complete: CompleteData) -> list[Line]:
 def _statistics_lines(complete: CompleteData, skeletons: Any, statistics: Mapping[str, Any]) -> list[Line]:
     lines = []
     for factor, skeleton in zip(complete.factors, skeletons, strict=False):
-        names = "weight of each log density" if not factor.canonical else ", ".join(factor.family.describe_statistics())
+        names = (
+            "weight of each log density"
+            if not factor.canonical or factor.family is None
+            else ", ".join(factor.family.describe_statistics())
+        )
         given = f" for every value of {', '.join(factor.latents)}" if factor.latents else ""
         why = f" (the log density as it is: {skeleton.why})" if not factor.canonical else ""
         lines.append(Line(factor.site, f"E[{names}]{given}; shape {statistics[factor.site]}{why}"))

@@ -1,4 +1,4 @@
-"""Dawid and Skene (1979): five anaesthetists rate 45 patients; how good is each, and what were the patients' true classes?
+"""Dawid and Skene (1979): five anaesthetists rate 45 patients; how good is each, and what is the truth?
 
 The first one rated every patient three times. Ratings are in long format: the rating reaches its patient by an index.
 """

@@ -346,7 +346,6 @@ ROWS: dict[str, Row] = {
         {"scale": positive, "concentration": positive},
         positive,
         closed=("scale",),
-        value=LogPower,
         scipy=lambda x, a: st.weibull_min.logpdf(x, a["concentration"], scale=a["scale"]),
     ),
     "Pareto": Row(

@@ -102,13 +102,18 @@ def check_ascent(em, oracle, state, step, num_steps):
 # -- the zoo -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ZOO)
+def every(step, names):
+    """All names; only each `step`-th runs in `make test`, the rest in `make slow`."""
+    return [pytest.param(n, marks=[pytest.mark.slow] if i % step else []) for i, n in enumerate(names)]
+
+
+@pytest.mark.parametrize("name", every(2, ZOO))
 def test_e_step(name):
     c = case(name)
     check_e_step(c.em, c.oracle, c.params, c.args, c.kwargs)
 
 
-@pytest.mark.parametrize("name", ZOO)
+@pytest.mark.parametrize("name", every(3, ZOO))
 def test_ascent(name):
     c = case(name)
     state = c.start()
@@ -117,7 +122,7 @@ def test_ascent(name):
     check_ascent(c.em, c.oracle, state, c.step(), 30)
 
 
-@pytest.mark.parametrize("name", [name for name, entry in ZOO.items() if entry.interior])
+@pytest.mark.parametrize("name", every(4, [name for name, entry in ZOO.items() if entry.interior]))
 def test_fit_is_stationary(name):
     """No direct search from the fit climbs any further: the gradient vanishes, or what is left is rounding."""
     c = case(name)
@@ -176,7 +181,15 @@ def test_standard_errors(name):
 
 
 JITTED = ["normal_mixture", "poisson_mixture_exposure", "nested_latent_outside", "latent_class_masked_items"]
-JITTED += ["mvn_covariance", "two_latents_table", "dawid_skene_long", "regressions_shared_scale", "plain_normal"]
+JITTED += ["mvn_covariance", "two_latents_table", "regressions_shared_scale", "plain_normal"]
+
+
+def test_a_traced_index_of_a_latent_is_refused():
+    """Under jit over the data nobody can see which elements of a latent meet; closing over the index is fine."""
+    c = case("dawid_skene_long")
+    with pytest.raises(NotImplementedError, match="traced"):
+        jax.jit(c.em.update)(c.start(), *c.args)
+    jax.jit(lambda state: c.em.update(state, *c.args))(c.start())
 
 
 @pytest.mark.parametrize("name", JITTED)
@@ -314,7 +327,7 @@ def build(net):
 
 
 @settings(
-    max_examples=15,
+    max_examples=8,
     deadline=None,
     derandomize=True,
     database=None,

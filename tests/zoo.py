@@ -1412,7 +1412,7 @@ def _subsampled(x):
 
 
 entry(_REAL, params={**_TWO_LOCS, "scale": 1.1}, name="subsampled_plate", identified=True)(
-    handlers.substitute(_subsampled, data={"data": np.arange(0, _N, 4)})
+    handlers.substitute(_subsampled, data={"data": jnp.arange(0, _N, 4)})
 )
 
 

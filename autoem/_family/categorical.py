@@ -17,11 +17,10 @@ _PROBS, _LOGITS = type(dist.Categorical(probs=jnp.ones(2) / 2)), type(dist.Categ
 
 
 def log_probabilities(arguments: Arrays) -> jax.Array:
-    """Normalised log probabilities from `probs` (NumPyro does not normalise what the user gives) or `logits`."""
+    """Log probabilities from `probs` (as they are: NumPyro's density does not normalise them either) or `logits`."""
     if "logits" in arguments:
         return jnp.maximum(jax.nn.log_softmax(arguments["logits"], -1), LOG_ZERO)
-    probs = arguments["probs"]
-    return safe_log(probs) - jnp.log(jnp.sum(probs, -1, keepdims=True))
+    return safe_log(arguments["probs"])
 
 
 class Categorical(AbstractFamily):

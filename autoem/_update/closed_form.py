@@ -64,7 +64,7 @@ class Occurrence(eqx.Module):
         if self.entry < len(complete.factors):
             factor = complete.factors[self.entry]
             if not factor.canonical:
-                assert isinstance(factor.family, AbstractWeighted)
+                assert isinstance(factor.family, AbstractWeighted) and factor.value is not None
                 weights = statistics[self.entry][..., 0]
                 return factor.family.weighted_conditional(self.argument, factor.value, weights, arguments)
             family, constants, stats = factor.family, factor.constants, statistics[self.entry]
