@@ -29,7 +29,6 @@ from ._links._coordinates import collapse, merge
 from ._model import Model, Site
 from ._types import Refusal, StaticArray
 
-
 _TRACED = (
     " If it is reached through an index, that index is traced here (jit or vmap over the data) and hides which "
     "elements meet: close over the index instead."

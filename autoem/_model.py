@@ -19,7 +19,7 @@ from numpyro.infer.initialization import init_to_sample
 from numpyro.primitives import Messenger
 
 from ._family import AbstractFamily, find_family
-from ._links import Program, is_concrete, trace
+from ._links import Program, analyse, is_concrete, trace
 from ._types import Key, Params, Refusal
 
 _BERNOULLI = (type(dist.Bernoulli(probs=0.5)), type(dist.Bernoulli(logits=0.0)))
@@ -95,6 +95,7 @@ class Model:
         program: inputs are the parameters, then the latents.
         inputs: input number of every unknown.
         outputs: site -> {"value", "log_prob", "mask", "scale", "arguments"} as value numbers.
+        unused: continuous latents that nothing depends on; they integrate to one.
     """
 
     sites: dict[str, Site]
@@ -103,6 +104,7 @@ class Model:
     program: Program
     inputs: dict[str, int]
     outputs: dict[str, Any]
+    unused: tuple[str, ...] = ()
 
 
 def peel(fn: Any) -> Peeled:
@@ -255,11 +257,11 @@ def read_model(
         if not (name in flats or site["fn"] is None)
     }
     latents = tuple(name for name, site in sites.items() if site.role == "latent")
+    unused = tuple(name for name, site in sites.items() if site.role == "continuous")
     unknowns = {name: p.initial for name, p in parameters.items()}
-    unknowns |= {
-        n: jax.ShapeDtypeStruct(jnp.shape(samples[n]["value"]), jnp.result_type(samples[n]["value"])) for n in latents
-    }
-    order = [*parameters, *latents]
+    summed = {n: samples[n]["value"] for n in (*latents, *unused)}
+    unknowns |= {n: jax.ShapeDtypeStruct(jnp.shape(v), jnp.result_type(v)) for n, v in summed.items()}
+    order = [*parameters, *latents, *unused]
 
     def outputs(*values: Any) -> dict[str, Any]:
         with numpyro.validation_enabled(False):
@@ -270,10 +272,26 @@ def read_model(
 
     program, tree = trace(outputs, *[unknowns[n] for n in order])
     numbers = jax.tree.unflatten(tree, program.outputs)
+    inputs = dict(zip(order, program.inputs, strict=True))
+    for name in unused:
+        _require_unused(sites[name], inputs[name], program, numbers)
+        del sites[name]
     for name, site in sites.items():
         if site.role == "observed":
             _check_data(site, peel(samples[name]["fn"]).base, program.known.get(numbers[name]["value"]))
-    return Model(sites, parameters, latents, program, dict(zip(order, program.inputs, strict=True)), numbers)
+    return Model(sites, parameters, latents, program, inputs, numbers, unused)
+
+
+def _require_unused(site: Site, number: int, program: Program, outputs: Mapping[str, Any]) -> None:
+    """A continuous latent that nothing depends on integrates to one (the unobserved half of `obs_mask=`)."""
+    reached = analyse(program, {number: (site.name, (None,) * max(1, len(program.shape(number))))}, kinds=False)
+    for name, values in outputs.items():
+        if name != site.name and any(i in reached for i in jax.tree.leaves(values)):
+            raise Refusal(
+                f"Site {site.name!r} ({site.distribution}) is a continuous latent on which {name!r} depends; autoem "
+                f"does not integrate those out yet. If it is a parameter, name it: maximize=[{site.name!r}, ...] or "
+                "maximize='global'."
+            )
 
 
 def _require_something(parameters: Mapping[str, Parameter], samples: Mapping[str, Any]) -> None:
@@ -297,6 +315,8 @@ def _read_site(name: str, site: Mapping[str, Any], maximised: bool) -> Site:
     else:
         batch_shape = tuple(int(n) for n in jnp.broadcast_shapes(shape[: len(shape) - event_ndim], base.batch_shape))
     role = "maximised" if maximised else "observed" if site["is_observed"] else "latent"
+    if role == "latent" and not _is_discrete(base) and "_scan_current_index" not in site["infer"]:
+        role = "continuous"
     support = _support(name, site, base) if role == "latent" else None
     return Site(
         name,
@@ -317,11 +337,6 @@ def _support(name: str, site: Mapping[str, Any], base: Any) -> np.ndarray:
     kind = type(base).__name__
     if "_scan_current_index" in site["infer"]:
         raise Refusal(f"Site {name!r} is a latent inside a scan: autoem does not derive chains yet.")
-    if not _is_discrete(base):
-        raise Refusal(
-            f"Site {name!r} ({kind}) is a continuous latent, which autoem does not integrate out yet. "
-            f"If it is a parameter, name it: maximize=[{name!r}, ...] or maximize='global'."
-        )
     if isinstance(base, _BERNOULLI):
         return np.arange(2)
     if isinstance(base, _CATEGORICAL):

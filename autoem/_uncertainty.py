@@ -81,7 +81,7 @@ def certify(
     machine, read = derivation.machine, derivation.model
     slots = machine.complete.slots(params)
     total = machine.log_likelihood(params)
-    flats = [n for n, p in read.parameters.items() if p.is_site]
+    flats = [*(n for n, p in read.parameters.items() if p.is_site), *read.unused]
     tolerance = 1e5 * jnp.finfo(jnp.result_type(float)).eps * (1 + abs(float(total)))
     worst = 0.0
     for draw in range(draws):

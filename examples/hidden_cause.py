@@ -51,9 +51,9 @@ def draw(params, errors):
         ax.text(x, 1.06, name, ha="center", fontweight="bold")
     ax.set(xticks=where, xticklabels=SIGNS, ylabel="probability of the sign (± 2 standard errors)", ylim=(-0.03, 1.12))
     low, high = params["allergic"]
-    ax.set_title(f"Two causes nobody saw: an infection raises the odds of allergy, {low:.0%} to {high:.0%}", loc="left",
+    ax.set_title(f"Two causes nobody saw: infection makes allergy likelier, {low:.0%} to {high:.0%}", loc="left",
                  fontweight="bold")  # fmt: skip
-    ax.legend(frameon=False, loc="center right")
+    ax.legend(frameon=False, loc="center")
     ax.spines[["top", "right"]].set_visible(False)
     return fig
 
