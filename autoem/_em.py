@@ -201,16 +201,18 @@ class EM:
         Raises:
             ValueError: `init_params` has an unknown name, a wrong shape, or values outside the constraint.
         """
-        return self._init(self.derive(*args, **kwargs), rng_key, args, kwargs, init_params)
+        return self._init(self.derive(*args, **kwargs), [rng_key], args, kwargs, init_params)[0]
 
     def _init(
-        self, derivation: Derivation, rng_key: Key, args: Any, kwargs: Any, init_params: Params | None
-    ) -> EMState:
-        params, rng_key = initial_values(self.model, args, kwargs, rng_key, derivation.model.parameters)
-        for name, value in (init_params or {}).items():
-            params[name] = _checked(name, value, derivation)
-        flags = {n: np.zeros((), int) for n in params}
-        return EMState(params, rng_key, np.full((), np.nan, jnp.result_type(float)), np.zeros((), int), flags)
+        self, derivation: Derivation, keys: list[Key], args: Any, kwargs: Any, init_params: Params | None
+    ) -> list[EMState]:
+        given = {name: _checked(name, value, derivation) for name, value in (init_params or {}).items()}
+        states = []
+        for params, left in initial_values(self.model, args, kwargs, keys, derivation.model.parameters):
+            flags = {n: np.zeros((), int) for n in params}
+            blank = np.full((), np.nan, jnp.result_type(float))
+            states.append(EMState({**params, **given}, left, blank, np.zeros((), int), flags))
+        return states
 
     def update(self, state: EMState, *args: Any, **kwargs: Any) -> tuple[EMState, Array]:
         """One EM step: pure, so `jit` and `vmap` it as you like.
@@ -271,7 +273,7 @@ class EM:
             states = [init_state]
         else:
             keys = [rng_key] if num_restarts == 1 else list(jax.random.split(rng_key, num_restarts))
-            states = [self._init(derivation, key, args, kwargs, init_params) for key in keys]
+            states = self._init(derivation, keys, args, kwargs, init_params)
             _require_distinct(states)
         carry, log_likelihoods, objectives = _loop(machine, states, num_steps, tol, progress_bar)
         for state, row in zip(states, log_likelihoods, strict=True):

@@ -166,9 +166,9 @@ def _samples(found: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def initial_values(
-    model: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], key: Key, names: Iterable[str]
-) -> tuple[Params, Key]:
-    """Starting values of parameters (a param's own initialiser, a site's prior draw), and a key that is left."""
+    model: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], keys: Sequence[Key], names: Iterable[str]
+) -> list[tuple[Params, Key]]:
+    """Per key, starting values (a param's own initialiser, a site's prior draw) and a key that is left."""
 
     def start(key: Key) -> tuple[Params, Key]:
         key, left = jax.random.split(key)
@@ -176,7 +176,8 @@ def initial_values(
             found = _run(model, args, kwargs, key)
         return {name: jnp.asarray(found[name]["value"], _like(found[name]["value"]).dtype) for name in names}, left
 
-    return jax.jit(start)(key)
+    compiled = jax.jit(start)
+    return [compiled(key) for key in keys]
 
 
 def _check_names(names: Iterable[str], candidates: Sequence[str], option: str, what: str) -> None:

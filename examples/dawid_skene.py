@@ -66,8 +66,8 @@ def main(output="examples/output", progress_bar=True):
     print(
         f"\nfrom majority votes: log-likelihood {voted.log_likelihood[-1]:.6f}, prevalence {voted.params['prevalence']}"
     )
-    best = em.run(random.PRNGKey(0), 5000, patient, rater, rating, num_restarts=100, progress_bar=progress_bar)
-    print(f"best of 100 starts:  log-likelihood {best.log_likelihood[-1]:.6f}")
+    best = em.run(random.PRNGKey(0), 5000, patient, rater, rating, num_restarts=50, progress_bar=progress_bar)
+    print(f"best of 50 starts:   log-likelihood {best.log_likelihood[-1]:.6f}")
     save(draw(np.asarray(voted.params["confusion"])), output, "dawid_skene.png")
     return voted, best
 

@@ -452,7 +452,7 @@ def betaln(a, b):
 
 
 def _dirichlet_log_prob(self, value, intermediates=None):
-    alpha = self.concentration
+    alpha = jnp.asarray(self.concentration, float)
     return (xlogy(alpha - 1, value) - gammaln(alpha)).sum(-1) + gammaln(alpha.sum(-1))
 
 

@@ -144,6 +144,7 @@ MODELS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_against_brute_force(name):
     model, args, params = MODELS[name]
