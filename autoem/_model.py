@@ -22,9 +22,9 @@ from ._family import AbstractFamily, find_family
 from ._links import Program, analyse, is_concrete, trace
 from ._types import Key, Params, Refusal
 
-_BERNOULLI = (type(dist.Bernoulli(probs=0.5)), type(dist.Bernoulli(logits=0.0)))
-_CATEGORICAL = (type(dist.Categorical(probs=jnp.ones(2) / 2)), type(dist.Categorical(logits=jnp.zeros(2))))
-_UNIT = type(dist.Unit(0.0))
+_BERNOULLI = (dist.BernoulliProbs, dist.BernoulliLogits)
+_CATEGORICAL = (dist.CategoricalProbs, dist.CategoricalLogits)
+_UNIT = dist.Unit
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,6 @@ from .._types import Array, Arrays
 from ._base import AbstractFamily
 from ._conditional import LOG_ZERO, Conditional, LogSimplex, safe_log
 
-_PROBS, _LOGITS = type(dist.Categorical(probs=jnp.ones(2) / 2)), type(dist.Categorical(logits=jnp.zeros(2)))
-
 
 def log_probabilities(arguments: Arrays) -> jax.Array:
     """Log probabilities from `probs` (as they are: NumPyro's density does not normalise them either) or `logits`."""
@@ -46,9 +44,9 @@ class Categorical(AbstractFamily):
     @staticmethod
     def match(fn: Any) -> Categorical | None:
         """dist.Categorical, by probabilities or logits."""
-        if type(fn) is _PROBS:
+        if type(fn) is dist.CategoricalProbs:
             return Categorical("probs", fn.probs.shape[-1])
-        return Categorical("logits", fn.logits.shape[-1]) if type(fn) is _LOGITS else None
+        return Categorical("logits", fn.logits.shape[-1]) if type(fn) is dist.CategoricalLogits else None
 
     def centre(self, value: Array) -> None:
         """Nothing to centre."""
