@@ -410,7 +410,8 @@ def _outputs(site: Site, again: Mapping[str, Any]) -> dict[str, Any]:
     support = inspect.getattr_static(type(base), "support", None)
     if support is None or isinstance(support, property):
         # The support depends on arguments: outside of it the density is zero, which log_prob leaves to validation.
-        log_prob = jnp.where(base.support(value), log_prob, -jnp.inf)
+        inside: Any = base.support
+        log_prob = jnp.where(inside(value), log_prob, -jnp.inf)
     return {"value": jnp.asarray(value), "log_prob": log_prob, "mask": mask, "scale": scale,
             "arguments": arguments}  # fmt: skip
 

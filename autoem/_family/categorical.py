@@ -45,8 +45,8 @@ class Categorical(AbstractFamily):
     def match(fn: Any) -> Categorical | None:
         """dist.Categorical, by probabilities or logits."""
         if type(fn) is dist.CategoricalProbs:
-            return Categorical("probs", fn.probs.shape[-1])
-        return Categorical("logits", fn.logits.shape[-1]) if type(fn) is dist.CategoricalLogits else None
+            return Categorical("probs", jnp.shape(fn.probs)[-1])
+        return Categorical("logits", jnp.shape(fn.logits)[-1]) if type(fn) is dist.CategoricalLogits else None
 
     def centre(self, value: Array) -> None:
         """Nothing to centre."""
