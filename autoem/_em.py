@@ -67,13 +67,14 @@ def _step(machine: Machine, prepared: Any, carry: _Carry, tol: Array) -> tuple[_
     log_likelihood, statistics = machine.e_step(carry.params, prepared)
     objective = log_likelihood + machine.complete.log_prior(carry.params)
     params, flags = machine.m_step(carry.params, statistics)
-    eps = jnp.finfo(objective.dtype).eps
+    # Rounding is that of the coarsest type involved: a parameter may be held in single precision beside the others.
+    eps = max(float(jnp.finfo(v.dtype).eps) for v in (objective, *carry.params.values()))
     noise = 8 * eps * jnp.abs(objective)
     increase = objective - carry.objective
     length = _distance(params, carry.params)
     # In single precision differences of log-likelihoods are mostly rounding: there the parameters decide.
     still = (jnp.abs(increase) <= noise) | (_remaining(jnp.abs(increase), jnp.abs(carry.increase)) <= tol)
-    near = _remaining(length, carry.length) <= jnp.maximum(jnp.sqrt(eps) * 50, 1e-6)
+    near = _remaining(length, carry.length) <= max(eps**0.5 * 50, 1e-6)
     calm = jnp.where(still & near, carry.calm + 1, 0)
     fell = increase < -1e4 * eps * jnp.abs(objective)
     # At a floor the maximum in closed form was not taken, so the objective may fall: that is degeneracy, not a bug.

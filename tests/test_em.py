@@ -150,6 +150,21 @@ def test_single_precision_far_from_the_origin(x32):
     assert_allclose(result.params["scales"], 1.0, atol=0.15)
 
 
+def test_a_single_precision_parameter_among_double_ones():
+    x = np.repeat(np.arange(10), [162, 267, 271, 185, 111, 61, 27, 8, 3, 1])
+
+    def model(x):
+        w = numpyro.param("w", jnp.array([0.5, 0.5]), constraint=constraints.simplex)
+        rate = numpyro.param("rate", jnp.array([1.0, 3.0], jnp.float32), constraint=constraints.positive)
+        with numpyro.plate("n", len(x)):
+            k = numpyro.sample("k", dist.Categorical(w))
+            numpyro.sample("x", dist.Poisson(rate[k]), obs=x)
+
+    result = autoem.EM(model).run(KEY, 9000, x, **QUIET)
+    assert result.status is autoem.Status.CONVERGED, (result.status, result.num_steps)
+    assert abs(float(result.log_likelihood[-1]) + 1989.945860) < 0.05
+
+
 def test_a_far_away_origin_does_not_move_the_fit():
     near = mixture.run(KEY, 500, X, init_params={"locs": np.array([-2.0, 1.5])}, **QUIET)
     far = mixture.run(KEY, 500, X + 1e6, init_params={"locs": np.array([-2.0, 1.5]) + 1e6}, **QUIET)

@@ -62,12 +62,11 @@ def right_or_refused(model, args, params, names, *, stationary=True, **em_keywor
 
 
 def check_arrival(em, oracle, params, args):
-    """Where EM says that it has converged, no direct search climbs further."""
-    result = em.run(KEY, 4000, *args, init_params=params, tol=1e-10, progress_bar=False)
-    if result.converged:
-        _, higher = oracle.maximize(result.params)
-        left = higher - oracle.objective(result.params)
-        assert left <= 1e-3, f"a direct search climbs {left:.3g} further"
+    """No direct search climbs further, however slowly EM got there."""
+    result = em.run(KEY, 20_000, *args, init_params=params, tol=1e-10, progress_bar=False)
+    _, higher = oracle.maximize(result.params)
+    left = higher - oracle.objective(result.params)
+    assert left <= 1e-3, f"a direct search climbs {left:.3g} further ({result.status.name}, {result.num_steps} steps)"
 
 
 def must_refuse(model, args, names, **em_keywords):
