@@ -67,8 +67,7 @@ def _step(machine: Machine, prepared: Any, carry: _Carry, tol: Array) -> tuple[_
     log_likelihood, statistics = machine.e_step(carry.params, prepared)
     objective = log_likelihood + machine.complete.log_prior(carry.params)
     params, flags = machine.m_step(carry.params, statistics)
-    # Rounding is that of the coarsest type involved: a parameter may be held in single precision beside the others.
-    eps = max(float(jnp.finfo(v.dtype).eps) for v in (objective, *carry.params.values()))
+    eps = float(jnp.finfo(objective.dtype).eps)
     noise = 8 * eps * jnp.abs(objective)
     increase = objective - carry.objective
     length = _distance(params, carry.params)

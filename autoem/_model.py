@@ -144,11 +144,8 @@ def _outline(model: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str
 
 
 def _like(value: Any) -> jax.ShapeDtypeStruct:
-    """Shape and type of an unknown; integers given as starting values mean floats."""
-    dtype = jnp.result_type(value)
-    return jax.ShapeDtypeStruct(
-        jnp.shape(value), dtype if jnp.issubdtype(dtype, jnp.inexact) else jnp.result_type(float)
-    )
+    """An unknown is a float of JAX's default precision, whatever its starting value: EM's steps can be tiny."""
+    return jax.ShapeDtypeStruct(jnp.shape(value), jnp.result_type(float))
 
 
 def _start(site: Mapping[str, Any]) -> Any:
