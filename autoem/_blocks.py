@@ -7,24 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from ._complete import CompleteData, Prior
-from ._evidence import Enumeration, Factor, Layout, Observed, chunk_for
-from ._family import AbstractWeighted
-from ._links import (
-    Coordinates,
-    Dependence,
-    Lazy,
-    Program,
-    analyse,
-    evaluate_lazily,
-    is_concrete,
-    own_coordinates,
-    restricted,
-    trace,
-)
+from ._complete import CompleteData
+from ._evidence import Enumeration, Layout, Observed, chunk_for
+from ._factors import Skeleton, as_floats, complete_data, numbers_of
+from ._links import Coordinates, Dependence, Program, analyse, is_concrete, own_coordinates, restricted
 from ._links._coordinates import collapse, merge
 from ._model import Model, Site
 from ._types import Refusal, StaticArray
@@ -43,25 +31,6 @@ class Block:
     positions: tuple[int, ...]
 
 
-@dataclass(frozen=True)
-class Skeleton:
-    """How one site enters, before any array is built.
-
-    Attributes:
-        site: the site.
-        canonical: whether its exponential family is used; else its log density.
-        why: if not, why.
-        latents: discrete latents that it depends on.
-        coordinates: per latent, over the site's batch axes.
-    """
-
-    site: Site
-    canonical: bool
-    why: str
-    latents: tuple[str, ...]
-    coordinates: dict[str, Coordinates]
-
-
 def build(model: Model) -> tuple[CompleteData, list[Block], list[Skeleton]]:
     """Factors, blocks, and what was decided about every site.
 
@@ -73,13 +42,13 @@ def build(model: Model) -> tuple[CompleteData, list[Block], list[Skeleton]]:
     sites = sorted(model.sites.values(), key=lambda site: site.role == "maximised")
     choices = {site.name: _canonical(model, site, by_parameter) for site in sites}
     # From here on, only what the chosen forms need: a canonical site's own log_prob is not looked at.
-    used = [i for s in sites for i, _ in _numbers(s, model.outputs[s.name], not choices[s.name]).values()]
+    used = [i for s in sites for i, _ in numbers_of(s, model.outputs[s.name], not choices[s.name]).values()]
     used += [i for s in sites for k in ("mask", "scale", "value") if (i := model.outputs[s.name][k]) is not None]
     program = restricted(model.program, used)
     latents = {model.inputs[n]: (n, own_coordinates(model.sites[n].batch_shape)) for n in model.latents}
     by_latent = analyse(program, latents, kinds=False)
     skeletons = [_skeleton(model, site, choices[site.name], by_latent, by_parameter) for site in sites]
-    complete = _complete(model, program, skeletons, by_latent)
+    complete = complete_data(model, program, skeletons, by_latent)
     blocks = _group(model, complete, skeletons)
     return complete, blocks, skeletons
 
@@ -119,7 +88,7 @@ def _skeleton(
     model: Model, site: Site, why: str, by_latent: Mapping[int, Dependence], by_parameter: set[int]
 ) -> Skeleton:
     out, canonical = model.outputs[site.name], not why
-    numbers = _numbers(site, out, canonical)
+    numbers = numbers_of(site, out, canonical)
     coordinates = _site_coordinates(site, numbers, model.program, by_latent)
     for extra in ("mask", "scale"):
         number = out[extra]
@@ -138,157 +107,9 @@ def _skeleton(
     return Skeleton(site, canonical, why, ordered, coordinates)
 
 
-def _numbers(site: Site, out: Mapping[str, Any], canonical: bool) -> dict[str, tuple[int, int]]:
-    """Value number and event axes of everything that a site's factor uses."""
-    if site.role == "maximised":
-        numbers = {"@log_prob": (out["log_prob"], 0)}
-        if site.family is not None:
-            numbers |= {n: (out["arguments"][n], d) for n, d in site.family.argument_ndims.items()}
-        return numbers
-    density = {} if canonical else {"@log_prob": (out["log_prob"], 0)}
-    if not canonical and not isinstance(site.family, AbstractWeighted):
-        return density
-    assert site.family is not None
-    numbers = {n: (out["arguments"][n], d) for n, d in site.family.argument_ndims.items()}
-    return density | numbers | {"@value": (out["value"], site.event_ndim)}
-
-
 def _steps(found: Mapping[int, Dependence], numbers: Mapping[str, tuple[int, int]]) -> str:
     steps = [s for number, _ in numbers.values() if number in found for s in found[number].steps]
     return ", ".join(dict.fromkeys(steps)) or "its arguments"
-
-
-def _complete(
-    model: Model, program: Program, skeletons: Sequence[Skeleton], by_latent: Mapping[int, Dependence]
-) -> CompleteData:
-    """Trace parameters -> aligned arguments for every latent value, and collect the data."""
-    wanted = {s.site.name: _numbers(s.site, model.outputs[s.site.name], s.canonical) for s in skeletons}
-    extras = {
-        s.site.name: {f"@{k}": i for k in ("mask", "scale") if (i := model.outputs[s.site.name][k]) is not None}
-        for s in skeletons
-    }
-    numbers = [i for w in wanted.values() for i, _ in w.values()] + [i for e in extras.values() for i in e.values()]
-
-    def arguments(*params: Any) -> list[dict[str, Any]]:
-        inputs = {i: Lazy(p, program.shape(i)) for i, p in zip(program.inputs, params, strict=False)}
-        for name in model.latents:
-            site = model.sites[name]
-            support = np.reshape(
-                site.support, (len(site.support), *([1] * len(site.batch_shape)), *site.support.shape[1:])
-            )
-            dtype = program.avals[model.inputs[name]].dtype
-            inputs[model.inputs[name]] = Lazy(support.astype(dtype), program.shape(model.inputs[name]), (name,))
-        values = evaluate_lazily(program, inputs, program.known, by_latent, model.latents, numbers)
-        entries = []
-        for s in skeletons:
-            ndim = len(s.site.batch_shape)
-            entry = {}
-            for key, (number, event_ndim) in wanted[s.site.name].items():
-                lazy = values[number]
-                assert lazy is not None
-                lazy = lazy.expanded(range(len(lazy.shape) - event_ndim, len(lazy.shape)))
-                entry[key] = lazy.aligned(s.latents, ndim, event_ndim)
-            for key, number in extras[s.site.name].items():
-                entry[key] = values[number].aligned(s.latents, ndim)  # type: ignore[union-attr]
-            entries.append(entry)
-        return entries
-
-    initial = [p.initial for p in model.parameters.values()]
-    linked, tree = trace(arguments, *initial)
-    entries = jax.tree.unflatten(tree, linked.outputs)
-    imputed = _imputed(model, by_latent)
-    factors, priors, outputs = [], [], []
-    for skeleton, entry in zip(skeletons, entries, strict=True):
-        data = {key: _data(linked, entry[key]) for key in entry}
-        weight = _weight(data)
-        if skeleton.site.role == "maximised":
-            priors.append(Prior(skeleton.site.name, skeleton.site.family, weight))
-        else:
-            factors.append(_factor(skeleton, data, weight, skeleton.site.name in imputed))
-        outputs.append(tuple((k, i) for k, i in entry.items() if k not in ("@mask", "@scale", "@value")))
-    used = {i for n in linked.nodes for i in n.inputs} | {i for entry in outputs for _, i in entry}
-    known = {i: v for i, v in linked.known.items() if i in used}
-    numbered = tuple(dict.fromkeys(i for entry in outputs for _, i in entry))
-    lean = Program(linked.nodes, linked.inputs, numbered, linked.avals, known)
-    return CompleteData(lean, known, tuple(model.parameters), tuple(outputs), tuple(factors), tuple(priors))
-
-
-def _data(program: Program, number: int) -> Any:
-    return program.known.get(number)
-
-
-def _weight(data: Mapping[str, Any]) -> Any:
-    weight = None
-    for key in ("@mask", "@scale"):
-        if data.get(key) is not None:
-            part = _floats(data[key])
-            weight = part if weight is None else weight * part
-    return weight
-
-
-def _floats(value: Any) -> Any:
-    """As floats: on the host where the data are numbers (nothing to compile), traced otherwise."""
-    dtype = jnp.result_type(float)
-    return np.asarray(value, dtype) if is_concrete(value) else jnp.asarray(value, dtype)
-
-
-def _imputed(model: Model, by_latent: Mapping[int, Dependence]) -> set[str]:
-    """Latents that fill in a part of some observed value: their density is given there."""
-    found: set[str] = set()
-    for name, site in model.sites.items():
-        number = model.outputs[name]["value"]
-        if site.role == "observed" and number in by_latent:
-            found.update(by_latent[number].coordinates)
-    return found
-
-
-def _factor(skeleton: Skeleton, data: Mapping[str, Any], weight: Any, imputed: bool) -> Factor:
-    site = skeleton.site
-    keep = tuple(
-        a
-        for a in range(len(site.batch_shape))
-        if any(c is not None and c.shape[a] > 1 for coords in skeleton.coordinates.values() for c in coords)
-    )
-    offset = None
-    if site.role == "latent" and data.get("@mask") is not None and not imputed:
-        # A latent that is masked out is summed with total weight 1.
-        offset = (_floats(data["@mask"]) - 1.0) * np.log(len(site.support))
-        if data.get("@scale") is not None:
-            offset = offset * data["@scale"]
-    facts = (site.name, skeleton.latents, site.batch_shape, keep, skeleton.canonical)
-    if not skeleton.canonical:
-        value = data.get("@value")
-        family = site.family if isinstance(site.family, AbstractWeighted) and value is not None else None
-        return Factor(*facts, family, value if family else None, {}, weight, offset)
-    assert site.family is not None
-    # A constant that is one number belongs to the structure: an exponent has to be known when the update is written.
-    constants = {n: data[n] for n in site.family.constants}
-    constants = {n: float(np.reshape(v, ())) if is_concrete(v) and np.size(v) == 1 else v for n, v in constants.items()}
-    value = data["@value"]
-    if site.role == "observed" and not jnp.issubdtype(value.dtype, jnp.integer):
-        value = _floats(value)
-    shift = _shift(site, skeleton, data, value, weight)
-    if shift is not None:
-        constants["shift"] = shift
-    return Factor(*facts, site.family, value, constants, weight, offset)
-
-
-def _shift(site: Site, skeleton: Skeleton, data: Mapping[str, Any], value: Any, weight: Any) -> Any:
-    """Where to centre the data: the mean over the axes that the arguments share."""
-    assert site.family is not None
-    lead = len(skeleton.latents)
-    centred = site.family.centre(value)
-    if centred is None or site.role == "latent" or any(n > 1 for n in jnp.shape(value)[:lead]):
-        return None
-    axes = tuple(range(lead, lead + len(site.batch_shape)))
-    host = is_concrete(centred, weight)
-    xp: Any = np if host else jnp
-    centred = np.asarray(centred) if host else centred
-    if weight is None:
-        return centred.mean(axes, keepdims=True)
-    live = xp.broadcast_to((weight > 0) * xp.ones((), centred.dtype), centred.shape[: lead + len(site.batch_shape)])
-    live = xp.reshape(live, [*live.shape, *([1] * (centred.ndim - live.ndim))])
-    return xp.sum(centred * live, axes, keepdims=True) / xp.maximum(xp.sum(live, axes, keepdims=True), 1.0)
 
 
 class _Union:
@@ -405,7 +226,7 @@ def _latent_scale(model: Model, name: str) -> Any:
     number = model.outputs[name]["scale"]
     if number is None:
         return None
-    scale = _floats(model.program.known[number])
+    scale = as_floats(model.program.known[number])
     shape = model.sites[name].batch_shape
     scale = scale.reshape([1] * (len(shape) - scale.ndim) + list(scale.shape))
     return scale.squeeze(tuple(a for a, n in enumerate(shape) if n == 1))

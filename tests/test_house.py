@@ -28,6 +28,7 @@ LAYERS = (
     "_evidence",
     "_complete",
     "_update",
+    "_factors",
     "_blocks",
     "_places",
     "_locations",

@@ -213,7 +213,7 @@ def _run(program: Program, values: dict[int, Any], dependence: Mapping[int, Depe
         operands = [values[i] for i in node.inputs]
         if any(v is None for v in operands) or any(_mixes(o, dependence) for o in node.outputs):
             values.update(dict.fromkeys(node.outputs))
-        elif all(v.full for v in operands):
+        elif node.body is not None and all(v.full for v in operands):
             results = bind(node, [v.array for v in operands])
             values.update({o: Lazy(r, program.shape(o)) for o, r in zip(node.outputs, results, strict=True)})
         elif node.body is not None:
@@ -222,10 +222,19 @@ def _run(program: Program, values: dict[int, Any], dependence: Mapping[int, Depe
             inner.update(zip(body.inputs, operands, strict=True))
             _run(body, inner, {}, order)
             values.update(zip(node.outputs, (inner[i] for i in body.outputs), strict=True))
-        elif len(node.outputs) == 1:
-            out = node.outputs[0]
-            array, latents = _apply(node, operands, program.shape(out), order)
-            values[out] = Lazy(array, program.shape(out), latents)
         else:
-            arrays, latents = _lift(lambda *xs, n=node: bind(n, xs), [v.expanded() for v in operands], order)
-            values.update({o: Lazy(a, program.shape(o), latents) for o, a in zip(node.outputs, arrays, strict=True)})
+            outs = [program.shape(o) for o in node.outputs]
+            values.update(zip(node.outputs, apply_node(node, operands, outs, order), strict=True))
+
+
+def apply_node(
+    node: Node, operands: Sequence[Lazy], outs: Sequence[tuple[int, ...]], order: Sequence[str]
+) -> list[Lazy]:
+    """The results of one operation (without a body) on lazy operands; `outs` are their logical shapes."""
+    if all(v.full for v in operands):
+        return [Lazy(r, o) for r, o in zip(bind(node, [v.array for v in operands]), outs, strict=True)]
+    if len(outs) == 1:
+        array, latents = _apply(node, operands, outs[0], order)
+        return [Lazy(array, outs[0], latents)]
+    arrays, latents = _lift(lambda *xs: bind(node, xs), [v.expanded() for v in operands], order)
+    return [Lazy(a, o, latents) for a, o in zip(arrays, outs, strict=True)]
