@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import numpy as np
 
 from ._complete import CompleteData
-from ._evidence import Enumeration, Layout, Observed, chunk_for
+from ._design import Design
+from ._evidence import ConditionallyGaussian, Enumeration, Factor, Gaussian, Layout, Observed, chunk_for
 from ._factors import Skeleton, as_floats, complete_data, numbers_of
+from ._family import LinearGaussian
+from ._gaussian import Laid, lay_out
 from ._links import Coordinates, Dependence, Program, analyse, is_concrete, own_coordinates, restricted
 from ._links._coordinates import collapse, merge
-from ._model import Model, Site
+from ._model import Model
+from ._rows import Touch, gaussian_dependence, touches_of
+from ._sites import Site
 from ._types import Refusal, StaticArray
 
 _TRACED = (
@@ -23,11 +28,21 @@ _TRACED = (
 )
 
 
+Evidence: TypeAlias = Enumeration | Observed | Gaussian | ConditionallyGaussian
+
+
 @dataclass(frozen=True)
 class Block:
-    """An evidence engine and the positions of its factors among all factors."""
+    """An evidence engine and the positions of its factors among all factors.
 
-    evidence: Enumeration | Observed
+    Attributes:
+        evidence: the engine that runs.
+        detailed: the same where every latent has its place, for posterior distributions.
+        positions: of its factors.
+    """
+
+    evidence: Evidence
+    detailed: Evidence
     positions: tuple[int, ...]
 
 
@@ -40,16 +55,18 @@ def build(model: Model) -> tuple[CompleteData, list[Block], list[Skeleton]]:
     params = {model.inputs[n]: (n, (None,) * max(1, len(p.initial.shape))) for n, p in model.parameters.items()}
     by_parameter = set(analyse(model.program, params, kinds=False))
     sites = sorted(model.sites.values(), key=lambda site: site.role == "maximised")
-    choices = {site.name: _canonical(model, site, by_parameter) for site in sites}
+    met = gaussian_dependence(model, model.program) if model.gaussians else {}
+    touches = {site.name: touches_of(model, site, met) if met else () for site in sites}
+    choices = {site.name: "" if touches[site.name] else _canonical(model, site, by_parameter) for site in sites}
     # From here on, only what the chosen forms need: a canonical site's own log_prob is not looked at.
     used = [i for s in sites for i, _ in numbers_of(s, model.outputs[s.name], not choices[s.name]).values()]
     used += [i for s in sites for k in ("mask", "scale", "value") if (i := model.outputs[s.name][k]) is not None]
     program = restricted(model.program, used)
     latents = {model.inputs[n]: (n, own_coordinates(model.sites[n].batch_shape)) for n in model.latents}
     by_latent = analyse(program, latents, kinds=False)
-    skeletons = [_skeleton(model, site, choices[site.name], by_latent, by_parameter) for site in sites]
-    complete = complete_data(model, program, skeletons, by_latent)
-    blocks = _group(model, complete, skeletons)
+    skeletons = [_skeleton(model, s, choices[s.name], by_latent, by_parameter, touches[s.name]) for s in sites]
+    complete, designs = complete_data(model, program, skeletons, by_latent)
+    blocks = _group(model, complete, skeletons, designs)
     return complete, blocks, skeletons
 
 
@@ -85,8 +102,9 @@ def _canonical(model: Model, site: Site, by_parameter: set[int]) -> str:
 
 
 def _skeleton(
-    model: Model, site: Site, why: str, by_latent: Mapping[int, Dependence], by_parameter: set[int]
-) -> Skeleton:
+    model: Model, site: Site, why: str, by_latent: Mapping[int, Dependence], by_parameter: set[int],
+    touches: tuple[Touch, ...],
+) -> Skeleton:  # fmt: skip
     out, canonical = model.outputs[site.name], not why
     numbers = numbers_of(site, out, canonical)
     coordinates = _site_coordinates(site, numbers, model.program, by_latent)
@@ -104,7 +122,10 @@ def _skeleton(
                 + ("" if is_concrete(*model.program.known.values()) else _TRACED)
             )
     ordered = tuple(n for n in model.latents if n in coordinates)
-    return Skeleton(site, canonical, why, ordered, coordinates)
+    if site.role == "gaussian" and out["scale"] is not None:
+        raise Refusal(f"The continuous latent {site.name!r} has a scale (subsampling, or handlers.scale): autoem does "
+                      "not integrate a density that is raised to a power.")  # fmt: skip
+    return Skeleton(site, canonical, why, ordered, coordinates, touches)
 
 
 def _steps(found: Mapping[int, Dependence], numbers: Mapping[str, tuple[int, int]]) -> str:
@@ -136,32 +157,84 @@ def _identity_axis(coordinate: np.ndarray, size: int) -> int | None:
     return None
 
 
-def _group(model: Model, complete: CompleteData, skeletons: Sequence[Skeleton]) -> list[Block]:
+def _group(
+    model: Model, complete: CompleteData, skeletons: Sequence[Skeleton], designs: Mapping[str, Design]
+) -> list[Block]:
     """Connected latents form a block; factors without latents form one more."""
     factors = complete.factors
     relevant = list(zip(factors, skeletons[: len(factors)], strict=True))
     initial = {n: p.initial for n, p in model.parameters.items()}
     shapes = [s.shape for s in jax.eval_shape(complete.slots, initial)]
     together = _Union()
-    for factor, _ in relevant:
-        for name in factor.latents:
-            together.join(factor.latents[0], name)
+    hidden = [(*f.latents, *dict.fromkeys(t.latent for t in s.touches)) for f, s in relevant]
+    for names in hidden:
+        for name in names:
+            together.join(names[0], name)
     blocks = []
-    for root in dict.fromkeys(together.find(n) for n in model.latents):
+    for root in dict.fromkeys(together.find(n) for n in (*model.latents, *model.gaussians)):
         members = [n for n in model.latents if together.find(n) == root]
-        positions = [i for i, (f, _) in enumerate(relevant) if f.latents and together.find(f.latents[0]) == root]
-        blocks.append(
-            _block(model, [relevant[i] for i in positions], members, positions, [shapes[i] for i in positions])
-        )
-    outright = tuple(i for i, (f, _) in enumerate(relevant) if not f.latents)
+        gaussians = [n for n in model.gaussians if together.find(n) == root]
+        positions = [i for i, names in enumerate(hidden) if names and together.find(names[0]) == root]
+        plain = [i for i in positions if not relevant[i][1].touches]
+        own = [relevant[i] for i in plain], members, [shapes[i] for i in plain]
+        if not gaussians:
+            evidence = _block(model, *own)
+            blocks.append(Block(evidence, evidence, tuple(plain)))
+            continue
+        touching = [i for i in positions if relevant[i][1].touches]
+        laid = _lay_out(model, complete, [relevant[i] for i in touching], touching, gaussians, members, designs)
+        fast, full = laid.fast, laid.full
+        if members:
+            discrete = _block(model, *own, extra=_table(model, laid, members))
+            fast = full = ConditionallyGaussian(
+                laid.fast, discrete, {n: StaticArray(c) for n, c in laid.states.items()}
+            )
+        blocks.append(Block(fast, full, (*touching, *plain)))
+    outright = tuple(i for i, names in enumerate(hidden) if not names)
     if outright:
         evidence = Observed(tuple(factors[i] for i in outright), tuple(shapes[i] for i in outright))
-        blocks.append(Block(evidence, outright))
+        blocks.append(Block(evidence, evidence, outright))
     return blocks
 
 
-def _block(model: Model, relevant: Any, members: Sequence[str], positions: Sequence[int], shapes: Any) -> Block:
+def _lay_out(
+    model: Model, complete: CompleteData, relevant: Any, positions: Sequence[int], gaussians: Sequence[str],
+    members: Sequence[str], designs: Mapping[str, Design],
+) -> Laid:  # fmt: skip
+    arguments = jax.eval_shape(complete.arguments, {n: p.initial for n, p in model.parameters.items()})
+    kept, own = [], []
+    for (factor, skeleton), position in zip(relevant, positions, strict=True):
+        assert isinstance(factor.family, LinearGaussian)
+        ndims = factor.family.argument_ndims
+        leads = [a.shape[: len(a.shape) - ndims[n]] for n, a in arguments[position].items() if n in ndims]
+        kept.append(np.broadcast_shapes(*leads))
+        own.append(designs[skeleton.site.name])
+    states = {n: (len(model.sites[n].support), model.sites[n].batch_shape) for n in members}
+    shapes = {n: model.program.shape(model.inputs[n]) for n in gaussians}
+    coordinates = [skeleton.coordinates for _, skeleton in relevant]
+    return lay_out(shapes, states, [f for f, _ in relevant], own, coordinates, kept)
+
+
+def _table(model: Model, laid: Laid, members: Sequence[str]) -> tuple[Factor, Skeleton, tuple[int, ...]]:
+    """The cells' evidence as a factor of the discrete latents."""
+    name = "evidence of " + ", ".join(laid.fast.names)
+    coordinates: dict[str, Coordinates] = {}
+    for latent in members:
+        shape = model.sites[latent].batch_shape
+        flat = laid.states[latent]
+        coordinates[latent] = tuple(
+            np.where(flat < 0, -1, c) for c in np.unravel_index(np.maximum(flat, 0), shape or (1,))
+        )
+    factor = Factor(name, tuple(members), (laid.cells,), (0,), False, None, None, {}, None, None)
+    skeleton = Skeleton(next(iter(model.sites.values())), False, "", tuple(members), coordinates)
+    sizes = tuple(len(model.sites[n].support) for n in members)
+    return factor, skeleton, (*sizes, laid.cells, 1)
+
+
+def _block(model: Model, relevant: Any, members: Sequence[str], shapes: Any, extra: Any = None) -> Enumeration:
     """Name the dimensions that the latents' axes and the factors' kept axes share, and check that all is tractable."""
+    if extra is not None:
+        relevant, shapes = [*relevant, extra[:2]], [*shapes, extra[2]]
     same = _Union()
     gathers: list[dict[str, Any]] = []
     for factor, skeleton in relevant:
@@ -214,7 +287,7 @@ def _block(model: Model, relevant: Any, members: Sequence[str], positions: Seque
         layout = Layout(layout.dims, layout.sizes, layout.latents, chunk_for(factors, layout, shapes))
     evidence = Enumeration(factors, scales, tuple(gathered), layout)
     evidence.plan()
-    return Block(evidence, tuple(positions))
+    return evidence
 
 
 def _kept_last(index: np.ndarray, keep: Sequence[int]) -> list[int]:

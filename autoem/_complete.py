@@ -9,7 +9,7 @@ import equinox as eqx
 import jax.numpy as jnp
 
 from ._evidence import Factor
-from ._family import AbstractFamily
+from ._family import AbstractFamily, LinearGaussian
 from ._links import Program
 from ._types import Array, Params
 
@@ -65,6 +65,12 @@ class CompleteData(eqx.Module):
         """Natural parameters of every factor."""
         arguments = self.arguments(params)[: len(self.factors)]
         return [f.slots(a) for f, a in zip(self.factors, arguments, strict=True)]
+
+    def inputs(self, params: Params) -> list[Any]:
+        """What the E-step engines want of every factor: its slots, or its arguments if it holds Gaussian latents."""
+        arguments = self.arguments(params)[: len(self.factors)]
+        return [a if isinstance(f.family, LinearGaussian) else f.slots(a)
+                for f, a in zip(self.factors, arguments, strict=True)]  # fmt: skip
 
     def log_prior(self, params: Params) -> Array:
         """Log density of the maximised sites that are not flat, on the constrained value, without Jacobian."""

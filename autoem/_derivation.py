@@ -10,9 +10,8 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from ._blocks import Block, Skeleton, build
+from ._blocks import Evidence, Skeleton, build
 from ._complete import CompleteData
-from ._evidence import Enumeration, Observed
 from ._model import Model, read_model
 from ._places import Plan
 from ._recognise import recognise
@@ -32,7 +31,7 @@ class Machine(eqx.Module):
     """
 
     complete: CompleteData
-    evidences: tuple[Enumeration | Observed, ...]
+    evidences: tuple[Evidence, ...]
     positions: tuple[tuple[int, ...], ...] = eqx.field(static=True)
     updates: tuple[Update, ...]
 
@@ -42,10 +41,10 @@ class Machine(eqx.Module):
 
     def log_likelihood(self, params: Params, prepared: Sequence[Any] | None = None) -> Array:
         """Observed-data log-likelihood."""
-        slots = self.complete.slots(params)
+        inputs = self.complete.inputs(params)
         prepared = [None] * len(self.evidences) if prepared is None else prepared
         return sum(
-            (e.log_evidence([slots[i] for i in at], p)
+            (e.log_evidence([inputs[i] for i in at], p)
              for e, at, p in zip(self.evidences, self.positions, prepared, strict=True)),
             jnp.zeros(()),
         )  # fmt: skip
@@ -56,10 +55,10 @@ class Machine(eqx.Module):
 
     def e_step(self, params: Params, prepared: Sequence[Any]) -> tuple[Array, list[Any]]:
         """The log-likelihood and the expected sufficient statistics of every factor."""
-        slots = self.complete.slots(params)
-        total, statistics = jnp.zeros(()), [None] * len(slots)
+        inputs = self.complete.inputs(params)
+        total, statistics = jnp.zeros(()), [None] * len(inputs)
         for evidence, at, data in zip(self.evidences, self.positions, prepared, strict=True):
-            value, found = evidence.expected_statistics([slots[i] for i in at], data)
+            value, found = evidence.expected_statistics([inputs[i] for i in at], data)
             total = total + value
             for i, s in zip(at, found, strict=True):
                 statistics[i] = s
@@ -93,6 +92,9 @@ class Found:
     declined: tuple[str, ...] = ()
 
 
+_GAUSSIAN = Found(
+    "gaussian", "gaussian", True, "jointly Gaussian given the data, the parameters and any discrete latents"
+)
 _FAMILIES = {
     "u, uu'": "gaussian",
     "log u_k": "dirichlet",
@@ -118,14 +120,18 @@ class Derivation:
         closed_form: whether every M-step is in closed form.
         statistics: per site, the shape of its expected sufficient statistics: latent values, batch axes, features.
         machine: the modules that run.
+        detailed: the same, with every latent in its place: for posterior distributions.
     """
 
     def __init__(
-        self, model: Model, machine: Machine, skeletons: Sequence[Skeleton], plans: Mapping[str, Plan]
-    ) -> None:
+        self, model: Model, machine: Machine, detailed: Machine, skeletons: Sequence[Skeleton],
+        plans: Mapping[str, Plan],
+    ) -> None:  # fmt: skip
         self.model = model
         self.machine = machine
-        self.latents = {n: self._latent(n) for n in model.latents}
+        self.detailed = detailed
+        found = {n: self._latent(n) for n in model.latents} | dict.fromkeys(model.gaussians, _GAUSSIAN)
+        self.latents = {n: found[n] for n in model.sites if n in found}
         self.params = {n: _parameter(plan) for n, plan in plans.items()}
         self.exact = all(f.exact for f in (*self.latents.values(), *self.params.values()))
         self.closed_form = all(f.method != "newton" and f.method != "gradient" for f in self.params.values())
@@ -171,7 +177,12 @@ def _parameter(plan: Plan) -> Found:
 
 
 def derive(
-    model: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], maximize: Any, flat: Any
+    model: Callable[..., Any],
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    maximize: Any,
+    flat: Any,
+    leaves: bool = False,
 ) -> Derivation:
     """Read a model and derive its EM algorithm.
 
@@ -179,17 +190,16 @@ def derive(
         model: a NumPyro model.
         args, kwargs: its arguments.
         maximize, flat: as in `EM`.
+        leaves: as in `read_model`.
 
     Raises:
         ValueError: bad input.
         Refusal: a part that autoem cannot do exactly.
     """
-    read = read_model(model, args, kwargs, maximize, flat)
+    read = read_model(model, args, kwargs, maximize, flat, leaves)
     complete, blocks, skeletons = build(read)
     updates, plans = recognise(read, complete, {s.site.name: s.why for s in skeletons})
-    machine = Machine(complete, _evidences(blocks), tuple(b.positions for b in blocks), tuple(updates))
-    return Derivation(read, machine, skeletons, plans)
-
-
-def _evidences(blocks: Sequence[Block]) -> tuple[Enumeration | Observed, ...]:
-    return tuple(b.evidence for b in blocks)
+    positions = tuple(b.positions for b in blocks)
+    machine = Machine(complete, tuple(b.evidence for b in blocks), positions, tuple(updates))
+    detailed = Machine(complete, tuple(b.detailed for b in blocks), positions, tuple(updates))
+    return Derivation(read, machine, detailed, skeletons, plans)

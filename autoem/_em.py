@@ -316,19 +316,19 @@ class EM:
 
     def posterior(self, params: Params, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Distribution of every latent given data and parameters: site -> NumPyro distribution, batched as the site."""
-        derivation = self.derive(*args, **kwargs)
+        derivation = self._derive_with_leaves(args, kwargs)
         return _posterior.posterior(derivation, _complete_params(params, derivation))
 
     def sample_posterior(
         self, rng_key: Key, params: Params, *args: Any, num_samples: int = 1, **kwargs: Any
     ) -> dict[str, Array]:
         """Joint draws of all latents given data and parameters: site -> (num_samples, *site shape)."""
-        derivation = self.derive(*args, **kwargs)
+        derivation = self._derive_with_leaves(args, kwargs)
         return _posterior.sample(derivation, rng_key, _complete_params(params, derivation), num_samples)
 
     def decode(self, params: Params, *args: Any, **kwargs: Any) -> dict[str, Array]:
         """The most probable joint assignment of all latents: site -> values."""
-        derivation = self.derive(*args, **kwargs)
+        derivation = self._derive_with_leaves(args, kwargs)
         return _posterior.decode(derivation, _complete_params(params, derivation))
 
     def standard_errors(self, params: Params, *args: Any, **kwargs: Any) -> dict[str, Array]:
@@ -339,6 +339,16 @@ class EM:
         """
         derivation = self.derive(*args, **kwargs)
         return standard_errors(derivation, _complete_params(params, derivation))
+
+    def _derive_with_leaves(self, args: Any, kwargs: Any) -> Derivation:
+        """The derivation with latents that no datum depends on, where those are Gaussian too."""
+        derivation = self.derive(*args, **kwargs)
+        if not derivation.model.unused:
+            return derivation
+        try:
+            return derive(self.model, args, kwargs, self.maximize, self.flat, leaves=True)
+        except Refusal:
+            return derivation
 
 
 def em(model: Callable[..., Any] | None = None, **options: Any) -> Any:

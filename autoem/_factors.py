@@ -11,10 +11,26 @@ import jax.numpy as jnp
 import numpy as np
 
 from ._complete import CompleteData, Prior
+from ._design import Design, design_of
 from ._evidence import Factor
 from ._family import AbstractWeighted
-from ._links import Coordinates, Dependence, Lazy, Program, evaluate_lazily, is_concrete, trace
-from ._model import Model, Site
+from ._links import (
+    Coordinates,
+    Dependence,
+    Lazy,
+    Program,
+    affine_part,
+    analyse,
+    evaluate_lazily,
+    is_concrete,
+    own_coordinates,
+    restricted,
+    trace,
+)
+from ._model import Model
+from ._rows import Touch, aligned_columns, coefficient_parts, columns_of, family_of, residual_parts
+from ._sites import Site
+from ._types import Refusal
 
 
 @dataclass(frozen=True)
@@ -27,6 +43,7 @@ class Skeleton:
         why: if not, why.
         latents: discrete latents that it depends on.
         coordinates: per latent, over the site's batch axes.
+        touches: how it meets the Gaussian latents.
     """
 
     site: Site
@@ -34,6 +51,7 @@ class Skeleton:
     why: str
     latents: tuple[str, ...]
     coordinates: dict[str, Coordinates]
+    touches: tuple[Touch, ...] = ()
 
 
 def numbers_of(site: Site, out: Mapping[str, Any], canonical: bool) -> dict[str, tuple[int, int]]:
@@ -53,9 +71,16 @@ def numbers_of(site: Site, out: Mapping[str, Any], canonical: bool) -> dict[str,
 
 def complete_data(
     model: Model, program: Program, skeletons: Sequence[Skeleton], by_latent: Mapping[int, Dependence]
-) -> CompleteData:
-    """Trace parameters -> aligned arguments for every latent value, and collect the data."""
+) -> tuple[CompleteData, dict[str, Design]]:
+    """Trace parameters -> aligned arguments for every latent value, and collect the data.
+
+    Returns:
+        The complete-data log density, and the design of every site with Gaussian latents.
+    """
     wanted = {s.site.name: numbers_of(s.site, model.outputs[s.site.name], s.canonical) for s in skeletons}
+    for s in skeletons:
+        if s.touches:  # its location and value are held as parts
+            wanted[s.site.name] = {n: i for n, i in wanted[s.site.name].items() if n not in ("loc", "@value")}
     extras = {
         s.site.name: {f"@{k}": i for k in ("mask", "scale") if (i := model.outputs[s.site.name][k]) is not None}
         for s in skeletons
@@ -71,7 +96,8 @@ def complete_data(
             )
             dtype = program.avals[model.inputs[name]].dtype
             inputs[model.inputs[name]] = Lazy(support.astype(dtype), program.shape(model.inputs[name]), (name,))
-        values = evaluate_lazily(program, inputs, program.known, by_latent, model.latents, numbers)
+        unheld = {i: None for i in program.inputs if i not in inputs}
+        values = evaluate_lazily(program, {**inputs, **unheld}, program.known, by_latent, model.latents, numbers)
         entries = []
         for s in skeletons:
             ndim = len(s.site.batch_shape)
@@ -83,27 +109,87 @@ def complete_data(
                 entry[key] = lazy.aligned(s.latents, ndim, event_ndim)
             for key, number in extras[s.site.name].items():
                 entry[key] = values[number].aligned(s.latents, ndim)  # type: ignore[union-attr]
+            if s.touches:
+                entry |= residual_parts(model, program, s.site, s.touches, inputs, s.latents, model.latents)
             entries.append(entry)
         return entries
 
     initial = [p.initial for p in model.parameters.values()]
     linked, tree = trace(arguments, *initial)
     entries = jax.tree.unflatten(tree, linked.outputs)
+    designs: dict[str, Design] = {}
+    if any(s.touches for s in skeletons):
+        linked, entries, designs = _with_columns(linked, entries, skeletons, initial)
     imputed = _imputed(model, by_latent)
     factors, priors, outputs = [], [], []
     for skeleton, entry in zip(skeletons, entries, strict=True):
         data = {key: _data(linked, entry[key]) for key in entry}
         weight = _weight(data)
-        if skeleton.site.role == "maximised":
+        if skeleton.touches:
+            factors.append(_gaussian_factor(skeleton, designs[skeleton.site.name]))
+        elif skeleton.site.role == "maximised":
             priors.append(Prior(skeleton.site.name, skeleton.site.family, weight))
         else:
             factors.append(_factor(skeleton, data, weight, skeleton.site.name in imputed))
-        outputs.append(tuple((k, i) for k, i in entry.items() if k not in ("@mask", "@scale", "@value")))
+        outputs.append(tuple((k, i) for k, i in entry.items() if k not in ("@mask", "@scale", "@value", "@base")))
     used = {i for n in linked.nodes for i in n.inputs} | {i for entry in outputs for _, i in entry}
     known = {i: v for i, v in linked.known.items() if i in used}
     numbered = tuple(dict.fromkeys(i for entry in outputs for _, i in entry))
     lean = Program(linked.nodes, linked.inputs, numbered, linked.avals, known)
-    return CompleteData(lean, known, tuple(model.parameters), tuple(outputs), tuple(factors), tuple(priors))
+    return CompleteData(lean, known, tuple(model.parameters), tuple(outputs), tuple(factors), tuple(priors)), designs
+
+
+def _with_columns(
+    linked: Program, entries: Sequence[dict[str, int]], skeletons: Sequence[Skeleton], initial: Sequence[Any]
+) -> tuple[Program, list[dict[str, int]], dict[str, Design]]:
+    """Replace the parts of residuals by their coefficients: what those multiply is data."""
+    parts = [{k: i for k, i in e.items() if _is_part(k)} if s.touches else {}
+             for s, e in zip(skeletons, entries, strict=True)]  # fmt: skip
+    affine = affine_part(linked, [i for own in parts for i in own.values()])
+    found = analyse(affine, {i: (str(i), own_coordinates(affine.shape(i))) for i in affine.inputs})
+    columns = [columns_of(affine, found, own, len(s.latents)) for s, own in zip(skeletons, parts, strict=True)]
+    plain = [{k: i for k, i in e.items() if k not in own} for e, own in zip(entries, parts, strict=True)]
+    outputs = list(dict.fromkeys([i for e in plain for i in e.values()] + list(affine.inputs)))
+    program = restricted(linked, outputs)
+
+    def arguments(*params: Any) -> list[dict[str, Any]]:
+        values = dict(zip(outputs, program(params), strict=True))
+        result = []
+        for skeleton, entry, own in zip(skeletons, plain, columns, strict=True):
+            held = {k: values[i] for k, i in entry.items()}
+            if skeleton.touches:
+                held["columns"] = aligned_columns(own, values, len(skeleton.latents) + len(skeleton.site.batch_shape))
+            result.append(held)
+        return result
+
+    traced, tree = trace(arguments, *initial)
+    numbers = jax.tree.unflatten(tree, traced.outputs)
+    designs = {}
+    for s, entry, own, held in zip(skeletons, numbers, columns, parts, strict=True):
+        if s.touches:
+            weight = _weight({key: _data(traced, i) for key, i in entry.items()})
+            design = coefficient_parts(affine, held, own)
+            dim = max(a.shape[-1] for a in design.values())
+            kept = traced.shape(entry["columns"])[:-1]
+            base = _data(traced, entry["@base"]) if "@base" in entry else None
+            if "@base" in entry and base is None:
+                raise Refusal(f"The value of site {s.site.name!r} depends on a parameter.")
+            family = family_of(s.site, dim, own)
+            designs[s.site.name] = design_of(s.site, s.latents, s.touches, own, family, design, weight, kept, base)
+    return traced, numbers, designs
+
+
+def _is_part(key: str) -> bool:
+    return key == "@0" or key.startswith(("@loc:", "@value:"))
+
+
+def _gaussian_factor(skeleton: Skeleton, design: Design) -> Factor:
+    """A site with Gaussian latents; its statistics come from the E-step."""
+    constants = {"reference": as_floats(design.reference)}
+    if design.spread is not None:
+        constants["spread"] = as_floats(design.spread)
+    site = skeleton.site
+    return Factor(site.name, skeleton.latents, site.batch_shape, (), True, design.family, None, constants, None, None)
 
 
 def _data(program: Program, number: int) -> Any:

@@ -8,7 +8,8 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from ._family import Flat
+from ._family import Flat, LinearGaussian
+from ._links._coordinates import collapse
 from ._model import Model, Parameter
 from ._places import Entries, Place, Plan, bounds, describe, flat_index, is_real, occurrence_of
 from ._update import LeastSquares, Occurrence
@@ -123,7 +124,9 @@ def _separable(
                 continue
             batch = len(look.program.shape(number)) - event_ndim
             table[name] = {}
-            for axis, c in enumerate(d.coordinates[name]):
+            for axis, mixed in enumerate(d.coordinates[name]):
+                # What an event meets besides (coefficients of other parameters) is -1 there.
+                c = collapse(mixed, range(batch, batch + event_ndim), keepdims=True)
                 varying = [] if c is None else [a for a, n in enumerate(c.shape) if n > 1]
                 counts = len(varying) == 1 and varying[0] < batch and axis < len(shape)
                 if c is not None and counts and np.array_equal(c.reshape(-1), np.arange(shape[axis])):
@@ -201,7 +204,7 @@ def _cancels(look: Entries, update: LeastSquares, place: Place) -> bool:
             )
             if n > 1 and not separate:
                 return False
-    if ndim == 0:
+    if ndim == 0 or (isinstance(family, LinearGaussian) and family.univariate):
         return True
     single = len(update.names) == 1
     d = look.single[update.names[0]][outputs[place.argument]]

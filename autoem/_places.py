@@ -157,6 +157,9 @@ def _smallest(lead: int, centred: Array, weight: Array | None) -> Array:
 
 
 def _floor(factor: Any) -> Any:
+    if "spread" in factor.constants:
+        spread = jnp.asarray(factor.constants["spread"])
+        return jnp.maximum((_FLOOR if spread.dtype == jnp.float64 else _FLOOR_32) * spread, 1e-12)
     if factor.family is None or "shift" not in factor.constants:
         return None
     lead = len(factor.latents) + len(factor.batch_shape)

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from ._complete import CompleteData
-from ._evidence import Enumeration, Observed
+from ._evidence import ConditionallyGaussian, Gaussian, Observed
 from ._links import expressions
-from ._model import Model, Site
+from ._model import Model
 from ._places import Plan
+from ._sites import Site
 from ._update import ClosedForm, LeastSquares, Numeric, Update
 
 _WIDTH = 100
@@ -61,7 +62,7 @@ class Page:
 def page(
     model: Model,
     complete: CompleteData,
-    evidences: Sequence[Enumeration | Observed],
+    evidences: Sequence[Any],
     skeletons: Sequence[Any],
     updates: Sequence[Update],
     plans: Mapping[str, Plan],
@@ -118,9 +119,10 @@ def _model_lines(model: Model) -> list[Line]:
     for site in model.sites.values():
         label = f"{site.name}{_index(site)}"
         arguments = ", ".join(f"{n}={t}" for n, t in _arguments(model, site, text)) or "..."
+        masked = ", masked" if model.outputs[site.name]["mask"] is not None else ""
         what = {"latent": f"latent, {len(site.support) if site.support is not None else 0} values",
-                "observed": "observed", "maximised": "prior"}[site.role]  # fmt: skip
-        shape = f", shape {site.batch_shape}" if site.batch_shape else ""
+                "gaussian": "latent, continuous", "observed": "observed", "maximised": "prior"}[site.role]  # fmt: skip
+        shape = (f", shape {site.batch_shape}" if site.batch_shape else "") + masked
         wrapped = f"{site.distribution}({arguments})"
         lines.append(Line(label, f"~ {wrapped}   ({what}{shape})"))
     return lines
@@ -156,6 +158,11 @@ def _e_step_lines(model: Model, evidences: Sequence[Any]) -> list[Line]:
             names = ", ".join(f.site for f in evidence.factors)
             lines.append(Line("observed", f"{names}: no latent; their statistics are added up once, before the loop"))
             continue
+        if isinstance(evidence, Gaussian | ConditionallyGaussian):
+            lines += _gaussian_lines(evidence)
+            if isinstance(evidence, Gaussian):
+                continue
+            evidence = evidence.discrete
         order = evidence.order()
         label = ", ".join(n for n, _, _ in evidence.layout.latents)
         sites = " ".join(f"p({f.site})" for f in evidence.factors)
@@ -168,6 +175,19 @@ def _e_step_lines(model: Model, evidences: Sequence[Any]) -> list[Line]:
     if masked:
         lines.append(Line("masked", f"{', '.join(masked)}: an element that is masked out carries total weight 1"))
     return lines
+
+
+def _gaussian_lines(evidence: Gaussian | ConditionallyGaussian) -> list[Line]:
+    engine = evidence.gaussian if isinstance(evidence, ConditionallyGaussian) else evidence
+    label = ", ".join(engine.names)
+    given = ", ".join(n for n, _ in engine.latents)
+    sites = ", ".join(f.site for f in engine.factors)
+    text = (
+        f"jointly Gaussian{f' for every value of {given}' if given else ''}: precision A = Σ JᵀPJ over {sites}, with "
+    )
+    text += "J = ∂residual/∂latents and P the precision of the noise; mean -A⁻¹ Σ JᵀPr₀, covariance A⁻¹"
+    latex = r"A = \sum J^\top P J, \quad m = -A^{-1} \sum J^\top P r_0"
+    return [Line(label, text, latex), *(Line("", note) for note in engine.notes)]
 
 
 def _tex(name: str) -> str:
@@ -218,7 +238,8 @@ def _least_squares(update: LeastSquares, plans: Mapping[str, Plan]) -> Line:
     names = ", ".join(update.names)
     note = ", given the current values of the others (ECM)" if plans[update.names[0]].conditional else ""
     pure = all(p.dependence.pure for n in update.names for p in plans[n].places if p.dependence is not None)
-    if update.diagonal or (pure and len(update.names) == 1):
+    selected = all(o.argument != "columns" for o in update.occurrences)
+    if update.diagonal or (pure and selected and len(update.names) == 1):
         text = f"E[Σ w x] / E[Σ w], the weighted mean of what it is the location of{note}"
         return Line(names, f"{text}   [{{{plans[names].features}}}]", f"{_tex(names)} = " + r"\sum w x / \sum w")
     text = f"weighted least squares, (Σ JᵀWJ) u = Σ JᵀW x with J = ∂loc/∂u{note}"

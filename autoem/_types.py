@@ -10,6 +10,8 @@ Array: TypeAlias = jax.Array
 Params: TypeAlias = dict[str, Any]
 Arrays: TypeAlias = Mapping[str, Any]
 Key: TypeAlias = jax.Array
+Leaf: TypeAlias = Any
+"""An array in a module: NumPy's as it is laid out on the host, JAX's within jit."""
 
 
 class Refusal(NotImplementedError):

@@ -14,9 +14,8 @@ from jax.flatten_util import ravel_pytree
 from numpyro.distributions import biject_to
 
 from ._derivation import Derivation, Machine
-from ._evidence import Enumeration
 from ._model import log_density
-from ._posterior import values
+from ._posterior import joint_states, values
 from ._types import Array, Params
 
 
@@ -79,19 +78,14 @@ def certify(
         RuntimeError: if it is more than rounding.
     """
     machine, read = derivation.machine, derivation.model
-    slots = machine.complete.slots(params)
     total = machine.log_likelihood(params)
     flats = [*(n for n, p in read.parameters.items() if p.is_site), *read.unused]
     tolerance = 1e5 * jnp.finfo(jnp.result_type(float)).eps * (1 + abs(float(total)))
     worst = 0.0
     for draw in range(draws):
-        log_q, states = jnp.zeros(()), {}
-        for number, (evidence, at) in enumerate(zip(machine.evidences, machine.positions, strict=True)):
-            if isinstance(evidence, Enumeration):
-                key = jax.random.fold_in(jax.random.key(draw), number)
-                found, part = evidence.sample_with_density(key, [slots[i] for i in at])
-                states |= found
-                log_q = log_q + part
+        states, log_q = joint_states(derivation, params, jax.random.key(draw))
+        # An element that no density holds is NaN: any number will do.
+        states = {n: jnp.nan_to_num(v) if n in read.gaussians else v for n, v in states.items()}
         given = {**params, **values(read, states)}
         terms = log_density(model, args, kwargs, given, flats)
         constant = sum(jnp.sum(f.offset) for f in machine.complete.factors if f.offset is not None)

@@ -17,7 +17,11 @@ def read(name: str) -> dict[str, np.ndarray]:
     """The columns of a table in examples/data."""
     with open(HERE / "data" / name) as file:
         rows = list(csv.DictReader(file))
-    return {column: np.array([float(row[column]) for row in rows]) for column in rows[0]}
+    return {column: np.array([_number(row[column]) for row in rows]) for column in rows[0]}
+
+
+def _number(text: str) -> float:
+    return float("nan") if text in ("NA", "") else float(text)
 
 
 def save(figure: Any, output: str | Path, name: str) -> Path:

@@ -15,6 +15,8 @@ KNOWN = {
     "dawid_skene": [-192.890881, -191.568856],
     "mixture_of_regressions": [],
     "hidden_cause": [],
+    "sleepstudy": [-875.969672],
+    "air_quality": [-2326.697383],
 }
 
 

@@ -2,5 +2,8 @@
 
 from ._elimination import Step as Step, Table as Table, Variable as Variable
 from ._factor import Factor as Factor
+from ._groups import Group as Group, Piece as Piece, Place as Place, Solution as Solution
 from .enumerate import Enumeration as Enumeration, Layout as Layout, chunk_for as chunk_for
+from .gaussian import Gaussian as Gaussian
+from .mixed import ConditionallyGaussian as ConditionallyGaussian
 from .observed import Observed as Observed

@@ -29,10 +29,11 @@ from .half_normal import HalfNormal
 from .improper_uniform import ImproperUniform
 from .inverse_gamma import InverseGamma
 from .laplace import Laplace
+from .linear_gaussian import LinearGaussian as LinearGaussian
 from .multinomial import Multinomial
-from .multivariate_normal import MultivariateNormal
+from .multivariate_normal import MultivariateNormal as MultivariateNormal
 from .negative_binomial import NegativeBinomial
-from .normal import Normal
+from .normal import Normal as Normal
 from .pareto import Pareto
 from .poisson import Poisson
 from .uniform import Uniform

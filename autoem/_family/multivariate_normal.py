@@ -60,7 +60,7 @@ class MultivariateNormal(AbstractFamily):
         shape = jnp.shape(value)
         return jnp.full(shape[:-1], -0.5 * shape[-1] * jnp.log(2 * jnp.pi))
 
-    def _factor(self, arguments: Arrays) -> tuple[jax.Array, jax.Array]:
+    def factor(self, arguments: Arrays) -> tuple[jax.Array, jax.Array]:
         """Σ⁻¹ and log|Σ|."""
         matrix = arguments[self.matrix]
         root = matrix if self.matrix == "scale_tril" else jnp.linalg.cholesky(matrix)
@@ -73,7 +73,7 @@ class MultivariateNormal(AbstractFamily):
 
     def slots(self, arguments: Arrays, constants: Arrays) -> Array:
         """(-½ log|Σ| - ½ m'Σ⁻¹m, Σ⁻¹m, -½ Σ⁻¹ with doubled off-diagonal) with m = μ - c."""
-        precision, log_det = self._factor(arguments)
+        precision, log_det = self.factor(arguments)
         loc = arguments["loc"] - constants.get("shift", 0.0)
         linear = jnp.einsum("...ij,...j->...i", precision, loc)
         constant = -(log_det + jnp.sum(loc * linear, -1)) / 2
@@ -107,7 +107,7 @@ class MultivariateNormal(AbstractFamily):
         count, first, second = self.moments(statistics)
         shift = jnp.asarray(constants.get("shift", 0.0))
         if name == "loc":
-            precision, _ = self._factor(arguments)
+            precision, _ = self.factor(arguments)
             total = first + count[..., None] * shift
             linear = jnp.einsum("...ij,...j->...i", precision, total)
             return Quadratic(count[..., None, None] * precision, linear, ndim=1)
@@ -119,7 +119,7 @@ class MultivariateNormal(AbstractFamily):
 
     def value_conditional(self, arguments: Arrays) -> Conditional | None:
         """{u, uu'}."""
-        precision, _ = self._factor(arguments)
+        precision, _ = self.factor(arguments)
         return Quadratic(precision, jnp.einsum("...ij,...j->...i", precision, arguments["loc"]), ndim=1)
 
     def describe_statistics(self) -> tuple[str, ...]:

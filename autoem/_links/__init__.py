@@ -9,6 +9,8 @@ from ._coordinates import Coordinates as Coordinates, own_coordinates as own_coo
 from ._dependence import Dependence as Dependence, analyse as analyse
 from ._enumerate import Lazy as Lazy, evaluate_lazily as evaluate_lazily
 from ._expression import expressions as expressions
+from ._frontier import affine_part as affine_part
+from ._linear import linear_parts as linear_parts, seed as seed
 from ._program import (
     Program as Program,
     is_concrete as is_concrete,

@@ -181,7 +181,7 @@ def _apply(node: Node, operands: Sequence[Lazy], out: tuple[int, ...], order: Se
 
 def evaluate_lazily(
     program: Program,
-    inputs: Mapping[int, Lazy],
+    inputs: Mapping[int, Lazy | None],
     known: Mapping[int, Any],
     dependence: Mapping[int, Dependence],
     order: Sequence[str],
@@ -191,7 +191,7 @@ def evaluate_lazily(
 
     Args:
         program: the program.
-        inputs: one lazy value per input; a latent is its support with unit batch axes.
+        inputs: one lazy value per input; a latent is its support with unit batch axes. None: not wanted.
         known: the program's data.
         dependence: from `analyse`, on the latents; a value that mixes elements of one has no value (None).
         order: all latents, in the order that their axes take.

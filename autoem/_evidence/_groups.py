@@ -1,0 +1,112 @@
+"""What the Gaussian engine works on: cells of latents that are coupled, grouped by size, classed by design."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import equinox as eqx
+import jax.numpy as jnp
+
+from .._types import Array, Leaf
+
+
+class Piece(eqx.Module):
+    """One site's rows in a group of Q classes of n cells with R rows of length D each, L joint discrete states.
+
+    Attributes:
+        factor: index of the site's factor in the block.
+        fixed: (first coefficient, array (J, L, Q, n, R, D)) pairs: what is free of latents.
+        touching: (first coefficient, array (J, L, Q, R, D, T)) pairs: what multiplies the elements that a row meets.
+        slots: (Q, R, D, T) positions of those elements, -1 for none; None where T runs over all slots in order.
+        kept: (Q, R) flat index into the arguments' batch axes.
+        weight, count: (Q, R) multiply the squared residual and the log normaliser.
+        alike: all rows have the same arguments.
+    """
+
+    factor: int = eqx.field(static=True)
+    fixed: tuple[tuple[int, Leaf], ...]
+    touching: tuple[tuple[int, Leaf], ...]
+    slots: Leaf | None
+    kept: Leaf
+    weight: Leaf
+    count: Leaf
+    alike: bool = eqx.field(static=True)
+
+
+class Group(eqx.Module):
+    """Cells of similar size: Q classes of n cells with S slots.
+
+    Attributes:
+        pieces: the rows, site by site.
+        real: (Q, S) which slots hold an element.
+        number: (Q,) cells per class.
+        valid: (Q, n) 1 where there is a cell (or a compressed row of cells).
+    """
+
+    pieces: tuple[Piece, ...]
+    real: Leaf
+    number: Leaf
+    valid: Leaf
+
+
+class Terms(eqx.Module):
+    """A site's arguments as the engine wants them: K kept elements.
+
+    Attributes:
+        phi: (K, 1 + width) coefficients, the first of them 1.
+        precision: (K, D, D); log_det: (K,) of its inverse.
+    """
+
+    phi: Leaf
+    precision: Leaf
+    log_det: Leaf
+
+
+class Solution(eqx.Module):
+    """The posterior of a group: mean (Q, n, S), lower Cholesky factor of A (Q, S, S) and A⁻¹ (Q, S, S)."""
+
+    mean: Leaf
+    root: Leaf
+    covariance: Leaf
+
+
+class Place(eqx.Module):
+    """Where a latent's elements are, arrays (elements,).
+
+    Attributes:
+        group, row, cell, slot: group, class within it, cell of the class, slot of the cell.
+        number: of the cell.
+        used: whether any density holds the element.
+    """
+
+    group: Leaf
+    row: Leaf
+    cell: Leaf
+    slot: Leaf
+    number: Leaf
+    used: Leaf
+
+    def pick(self, arrays: Sequence[Array]) -> Array:
+        """Elements of per-group arrays (Q, n, S): (elements,); NaN where no density holds the element."""
+        out = jnp.full(self.slot.shape, jnp.nan)
+        for index, array in enumerate(arrays):
+            own = array[
+                jnp.minimum(self.row, array.shape[0] - 1),
+                jnp.minimum(self.cell, array.shape[1] - 1),
+                jnp.minimum(self.slot, array.shape[2] - 1),
+            ] if array.shape[2] else out  # fmt: skip
+            out = jnp.where((self.group == index) & self.used, own, out)
+        return out
+
+    def pick_pairs(self, arrays: Sequence[Array], width: int) -> Array:
+        """Covariances of runs of `width` elements in one cell each, from arrays (Q, S, S): (runs, width, width)."""
+        slot = jnp.reshape(self.slot, (-1, width))
+        row, group = jnp.reshape(self.row, (-1, width))[:, 0], jnp.reshape(self.group, (-1, width))[:, 0]
+        out = jnp.full((*slot.shape, width), jnp.nan)
+        for index, array in enumerate(arrays):
+            if not array.shape[1]:
+                continue
+            at = jnp.minimum(slot, array.shape[1] - 1)
+            own = array[jnp.minimum(row, array.shape[0] - 1)[:, None, None], at[:, :, None], at[:, None, :]]
+            out = jnp.where((group == index)[:, None, None], own, out)
+        return out

@@ -1,0 +1,392 @@
+"""Gaussian latents, exactly: each cell's precision in information form, one factorisation per class of equal ones.
+
+For a cell with latents z and residuals r = r₀ + J z of precision P:
+
+    A = J' P J,   m = -A⁻¹ J' P r₀,   L = -½ r(m)' P r(m) - ½ log|A| + ...
+
+A depends on the design only and is shared by all cells of a class; r(m) is the least-squares residual, so nothing
+large cancels. The expected statistics are second moments of the residual's parts at m, plus those of A⁻¹.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .._types import Array, Arrays, Leaf
+from ._factor import Factor
+from ._groups import Group, Piece, Place, Solution, Terms
+
+_LOG_2PI = math.log(2 * math.pi)
+
+
+def _rows(piece: Piece, terms: Sequence[Terms]) -> tuple[Array, Array, Array]:
+    """φ (Q, R, 1 + width), weighted P (Q, R, D, D) and log|P⁻¹| (Q, R) of every row."""
+    own = terms[piece.factor]
+    if own.phi.shape[0] == 1:
+        shape = piece.kept.shape
+        phi, precision, log_det = (jnp.broadcast_to(a[0], (*shape, *a.shape[1:]))
+                                   for a in (own.phi, own.precision, own.log_det))  # fmt: skip
+    else:
+        phi, precision, log_det = own.phi[piece.kept], own.precision[piece.kept], own.log_det[piece.kept]
+    return phi, precision * piece.weight[..., None, None], log_det
+
+
+def _sum(parts: Any, phi: Array, spec: str) -> Array:
+    """Σ_j φ_j part_j."""
+    return functools.reduce(
+        jnp.add, [jnp.einsum(spec, phi[..., first : first + a.shape[0]], a) for first, a in parts], jnp.zeros(())
+    )
+
+
+def _design(piece: Piece, phi: Array) -> Array:
+    """J (Q, R, D, T)."""
+    if not piece.touching:
+        return jnp.zeros((*piece.kept.shape, 1, 1))
+    return _sum(piece.touching, phi, "qrj,jqrdt->qrdt")
+
+
+def _residual(piece: Piece, phi: Array) -> Array:
+    """r₀ (Q, n, R, D)."""
+    return _sum(piece.fixed, phi, "qrj,jqnrd->qnrd")
+
+
+def _meet(piece: Piece, design: Array, mean: Array) -> Array:
+    """J z for z (Q, n, S): (Q, n, R, D); also for a design with leading axes."""
+    if piece.slots is None:
+        return jnp.einsum("...qrds,qns->...qnrd", design, mean)
+    picked = jax.vmap(lambda z, s: z[:, s])(mean, jnp.maximum(piece.slots, 0))
+    return jnp.einsum("...qrdt,qnrdt->...qnrd", design, picked)
+
+
+def _normal_equations(piece: Piece, design: Array, precision: Array, residual: Array, width: int) -> tuple[Any, Any]:
+    """J' P J (Q, S, S) and -J' P r₀ (Q, n, S)."""
+    weighted = jnp.einsum("qrde,qret->qrdt", precision, design)
+    if piece.slots is None:
+        right = -jnp.einsum("qnrd,qrds->qns", residual, weighted)
+        return jnp.einsum("qrds,qrdt->qst", design, weighted), right
+    classes, rows, dim, touched = design.shape
+    slots = jnp.where(piece.slots < 0, width, piece.slots).reshape(classes, rows, -1)
+    pairs = jnp.einsum("qrdt,qrde,qreu->qrdteu", design, precision, design)
+    pairs = pairs.reshape(classes, rows, dim * touched, dim * touched)
+    at = jnp.arange(classes)[:, None, None, None]
+    matrix = jnp.zeros((classes, width + 1, width + 1), pairs.dtype)
+    matrix = matrix.at[at, slots[..., :, None], slots[..., None, :]].add(pairs)[:, :width, :width]
+    terms = -jnp.einsum("qnrd,qrdt->qnrdt", residual, weighted)
+    cells = terms.shape[1]
+    right = jnp.zeros((classes, cells, width + 1), terms.dtype)
+    right = right.at[at, jnp.arange(cells)[:, None, None], slots[:, None]].add(terms.reshape(classes, cells, rows, -1))
+    return matrix, right[..., :width]
+
+
+def _solve(group: Group, terms: Sequence[Terms]) -> tuple[Solution, Array, Array, list[Any]]:
+    """Posterior, log evidence of every cell's data (Q, n), log normalisers (Q,), and what the statistics need."""
+    width = group.real.shape[-1]
+    matrix: Any = jnp.zeros((group.real.shape[0], width, width))
+    right: Any = jnp.zeros((*group.valid.shape, width))
+    rows, constant = [], jnp.sum(group.real, -1) * (_LOG_2PI / 2)
+    for piece in group.pieces:
+        phi, precision, log_det = _rows(piece, terms)
+        design, residual = _design(piece, phi), _residual(piece, phi)
+        rows.append((phi, precision, design, residual))
+        constant = constant - jnp.sum(piece.count * (precision.shape[-1] * _LOG_2PI + log_det), -1) / 2
+        if piece.touching:
+            a, b = _normal_equations(piece, design, precision, residual, width)
+            matrix, right = matrix + a, right + b
+    eye = jnp.eye(width, dtype=matrix.dtype)
+    matrix = matrix + eye * (1 - group.real[:, None, :])  # a slot without an element is a standard normal by itself
+    root, covariance, log_det = _factorise(matrix)
+    mean = jnp.einsum("qns,qst->qnt", right, covariance)
+    # One step of refinement: A⁻¹ in hand is only as good as A's condition.
+    mean = mean + jnp.einsum(
+        "qns,qst->qnt",
+        right - jnp.einsum("qns,qst->qnt", mean, matrix + eye * (1 - group.real[:, None, :])),
+        covariance,
+    )
+    quadratic: Any = jnp.zeros(group.valid.shape)
+    for piece, (_, precision, design, residual) in zip(group.pieces, rows, strict=True):
+        left = residual + _meet(piece, design, mean) if piece.touching else residual
+        quadratic = quadratic - jnp.einsum("qnrd,qrde,qnre->qn", left, precision, left) / 2
+    return Solution(mean, root, covariance), quadratic, constant - log_det / 2, rows
+
+
+def _factorise(matrix: Array) -> tuple[Array, Array, Array]:
+    """Lower Cholesky factors, inverses and log determinants of (Q, S, S) matrices."""
+    width = matrix.shape[-1]
+    if width == 0:
+        return matrix, matrix, jnp.zeros(matrix.shape[:1])
+    if width == 1:
+        return jnp.sqrt(matrix), 1 / matrix, jnp.log(matrix[..., 0, 0])
+    root = jnp.linalg.cholesky(matrix)
+    eye = jnp.broadcast_to(jnp.eye(width, dtype=matrix.dtype), matrix.shape)
+    half = jax.scipy.linalg.solve_triangular(root, eye, lower=True)
+    log_det = 2 * jnp.sum(jnp.log(jnp.diagonal(root, axis1=-2, axis2=-1)), -1)
+    return root, jnp.einsum("qsi,qsj->qij", half, half), log_det
+
+
+def _moments(group: Group, solution: Solution, weights: Array, number: Array, family: Any, piece: Piece) -> Any:
+    """(kept (Q·R,), count, moments) of one site's rows. `weights` (Q, n) of the cells, `number` (Q,) their sum."""
+    width = 1 + family.width
+    mean, covariance = solution.mean, solution.covariance
+    rho: list[Any] = [0.0] * width
+    for first, a in piece.fixed:
+        for j in range(a.shape[0]):
+            rho[first + j] = rho[first + j] + a[j]
+    spread: dict[int, Any] = {}
+    for first, a in piece.touching:
+        met = _meet(piece, a, mean)
+        for j in range(a.shape[0]):
+            rho[first + j] = rho[first + j] + met[j]
+            spread[first + j] = spread.get(first + j, 0.0) + a[j]
+    shape = (*group.valid.shape, *piece.kept.shape[1:], family.dim)
+    stacked = jnp.stack([jnp.broadcast_to(r, shape) for r in rho])
+    weighted = stacked * weights[..., None, None] * piece.weight[:, None, :, None]
+    out = "adbe" if piece.alike else "qradbe"
+    moments = jnp.einsum(f"aqnrd,bqnre->{out}", weighted, stacked)
+    if spread:
+        at = np.asarray(sorted(spread))
+        touching = jnp.stack([spread[j] for j in at])
+        scaled = touching * (number[:, None] * piece.weight)[:, :, None, None]
+        if piece.slots is None:
+            extra = jnp.einsum(f"aqrds,qst,bqret->{out}", scaled, covariance, touching)
+        else:
+            extra = _sparse_spread(piece, scaled, touching, covariance, out)
+        index = np.ix_(at, np.arange(family.dim), at, np.arange(family.dim))
+        moments = moments.at[index if piece.alike else (slice(None), slice(None), *index)].add(extra)
+    count = piece.count * number[:, None]
+    if piece.alike:
+        return jnp.zeros(1, int), jnp.sum(count)[None], moments[None]
+    return piece.kept.reshape(-1), count.reshape(-1), moments.reshape(-1, *moments.shape[2:])
+
+
+def _sparse_spread(piece: Piece, scaled: Array, touching: Array, covariance: Array, out: str) -> Array:
+    slots = jnp.maximum(piece.slots, 0)  # type: ignore[arg-type]
+    classes, rows, dim, touched = slots.shape
+    flat = slots.reshape(classes, rows, dim * touched)
+    block = jax.vmap(lambda v, s: v[s[:, :, None], s[:, None, :]])(covariance, flat)
+    block = block.reshape(classes, rows, dim, touched, dim, touched)
+    live = (piece.slots >= 0) * 1.0  # type: ignore[operator]
+    return jnp.einsum(f"aqrdt,qrdt,qrdteu,qreu,bqreu->{out}", scaled, live, block, live, touching)
+
+
+class Gaussian(eqx.Module):
+    """A block of latents that are jointly Gaussian given the parameters and the discrete latents.
+
+    Attributes:
+        groups: the cells, by size.
+        factors: the block's sites.
+        latents: (name, values) of the discrete latents that it depends on: L is their product, in this order.
+        places: latent name -> where its elements are (in a layout without compression).
+        cells: per group, (Q, n) numbers of the cells, -1 for none (in a layout without compression).
+        log_base: log density whatever the parameters.
+        notes: what was shared or summed beforehand, for the page.
+        count: number of cells.
+    """
+
+    groups: tuple[Group, ...]
+    factors: tuple[Factor, ...]
+    latents: tuple[tuple[str, int], ...] = eqx.field(static=True)
+    places: dict[str, Place]
+    cells: tuple[Leaf, ...]
+    log_base: Leaf
+    names: tuple[str, ...] = eqx.field(static=True)
+    notes: tuple[str, ...] = eqx.field(static=True)
+    count: int = eqx.field(static=True)
+
+    method = "gaussian"
+
+    def prepare(self) -> None:
+        """All that does not change with the parameters was done when the block was laid out."""
+        return None
+
+    def log_evidence(self, arguments: Sequence[Arrays], prepared: Any = None) -> Array:
+        """L at the sites' arguments (no discrete latents)."""
+        total = self.log_base
+        terms = self._terms(arguments)[0]
+        for group in self.groups:
+            _, quadratic, constant, _ = _solve(self._state(group), [_first(t) for t in terms])
+            total = total + jnp.sum(quadratic * group.valid) + jnp.sum(constant * group.number)
+        return total
+
+    def expected_statistics(self, arguments: Sequence[Arrays], prepared: Any = None) -> tuple[Array, list[Array]]:
+        """L and the expected statistics of every factor (no discrete latents)."""
+        total = self.log_base
+        terms, shapes = self._terms(arguments)
+        first = [_first(t) for t in terms]
+        found: list[list[Any]] = [[] for _ in self.factors]
+        for group in self.groups:
+            group = self._state(group)
+            solution, quadratic, constant, _ = _solve(group, first)
+            total = total + jnp.sum(quadratic * group.valid) + jnp.sum(constant * group.number)
+            for piece in group.pieces:
+                family = self.factors[piece.factor].family
+                found[piece.factor].append(_moments(group, solution, group.valid, group.number, family, piece))
+        return total, [self._collected(i, found[i], shapes[i]) for i in range(len(self.factors))]
+
+    def solve(self, arguments: Sequence[Arrays]) -> list[Solution]:
+        """The posterior of every group; with discrete latents, for each of their joint states (leading axis L)."""
+        terms = self._terms(arguments)[0]
+        return [self._each(lambda g, t: _solve(g, t)[0], group, terms) for group in self.groups]
+
+    def heights(self, arguments: Sequence[Arrays]) -> Array:
+        """½ log|A| of every cell for every joint state: what its density at the mode has more than its evidence."""
+        terms = self._terms(arguments)[0]
+
+        def height(group: Group, own: Sequence[Terms]) -> Array:
+            root = _solve(group, own)[0].root
+            half = jnp.sum(jnp.log(jnp.diagonal(root, axis1=-2, axis2=-1)), -1)
+            return jnp.broadcast_to(half[:, None], group.valid.shape)
+
+        return self._table([self._each(height, group, terms) for group in self.groups])
+
+    def tables(self, arguments: Sequence[Arrays]) -> Array:
+        """Log evidence of every cell for every joint state of the discrete latents: (L, cells)."""
+        terms = self._terms(arguments)[0]
+
+        def evidence(group: Group, own: Sequence[Terms]) -> Array:
+            _, quadratic, constant, _ = _solve(group, own)
+            return quadratic + constant[:, None]
+
+        return self._table([self._each(evidence, group, terms) for group in self.groups])
+
+    def _table(self, parts: Sequence[Array]) -> Array:
+        """Per-group (L, Q, n) arrays in the order of the cells: (L, cells)."""
+        size = self.count
+        states = math.prod(n for _, n in self.latents)
+        out = jnp.zeros((states, size + 1))
+        for part, cells in zip(parts, self.cells, strict=True):
+            flat = jnp.where(cells < 0, size, cells).reshape(-1)
+            out = out.at[:, flat].set(jnp.broadcast_to(part, (states, *part.shape[1:])).reshape(states, -1))
+        return out[:, :size]
+
+    def weighted_statistics(self, arguments: Sequence[Arrays], weights: Array) -> list[Array]:
+        """Expected statistics where cell c is in joint state l with probability weights[l, c]."""
+        terms, shapes = self._terms(arguments)
+        found: list[list[Any]] = [[] for _ in self.factors]
+        padded = jnp.concatenate([weights, jnp.zeros((weights.shape[0], 1))], 1)
+        for group, cells in zip(self.groups, self.cells, strict=True):
+            own = padded[:, jnp.where(cells < 0, weights.shape[1], cells)]
+
+            def statistics(group: Group, terms: Sequence[Terms], w: Array) -> Any:
+                solution = _solve(group, terms)[0]
+                return [_moments(group, solution, w, jnp.sum(w, -1), self.factors[p.factor].family, p)
+                        for p in group.pieces]  # fmt: skip
+
+            for piece, part in zip(group.pieces, self._each(statistics, group, terms, own), strict=True):
+                found[piece.factor].append(part)
+        return [self._collected(i, found[i], shapes[i]) for i in range(len(self.factors))]
+
+    def draw(self, key: Array, solutions: Sequence[Solution]) -> tuple[list[Array], list[Array]]:
+        """One draw per group (Q, n, S) from solutions without a state axis, and its log densities (Q, n)."""
+        draws, densities = [], []
+        for index, (group, solution) in enumerate(zip(self.groups, solutions, strict=True)):
+            real = group.real[:, None, :]
+            noise = jax.random.normal(jax.random.fold_in(key, index), solution.mean.shape) * real
+            # The factor of a class, or (after a choice of discrete states) of every cell.
+            root = solution.root if solution.root.ndim == 4 else solution.root[:, None]
+            step = noise[..., None]
+            if noise.shape[-1]:
+                full = jnp.broadcast_to(root, (*noise.shape, noise.shape[-1]))
+                step = jax.scipy.linalg.solve_triangular(full, step, lower=True, trans=1)
+            half = jnp.sum(jnp.log(jnp.diagonal(root, axis1=-2, axis2=-1)), -1)
+            draws.append(solution.mean + step[..., 0])
+            densities.append(half - jnp.sum(noise**2 + _LOG_2PI * real, -1) / 2)
+        return draws, densities
+
+    def _terms(self, arguments: Sequence[Arrays]) -> tuple[list[Terms], list[Any]]:
+        """Every site's arguments per joint state and kept element (L or 1, K, ...), and the shape of its statistics."""
+        terms, shapes = [], []
+        for factor, given in zip(self.factors, arguments, strict=True):
+            family: Any = factor.family
+            lead = len(factor.latents)
+            phi = family.coefficients(given, factor.constants)
+            precision, log_det = family.precision(given)
+            joint = jnp.broadcast_shapes(phi.shape[:-1], log_det.shape)
+            shapes.append(joint)
+
+            def flat(array: Array, event: int, joint: Any = joint, lead: int = lead, own: Any = factor) -> Array:
+                tail = array.shape[array.ndim - event :]
+                array = jnp.broadcast_to(array, (*joint, *tail))
+                array = jnp.reshape(array, (*joint[:lead], math.prod(joint[lead:]), *tail))
+                return self._joint(array, own, lead)
+
+            terms.append(Terms(flat(phi, 1), flat(precision, 2), flat(log_det, 0)))
+        return terms, shapes
+
+    def _joint(self, array: Array, factor: Factor, lead: int) -> Array:
+        """The site's own discrete axes as one axis over all joint states (1 where it depends on none)."""
+        if all(n == 1 for n in array.shape[:lead]):
+            return jnp.reshape(array, (1, *array.shape[lead:]))
+        sizes = [n for _, n in self.latents]
+        own = [array.shape[factor.latents.index(name)] if name in factor.latents else 1 for name, _ in self.latents]
+        array = jnp.reshape(array, (*own, *array.shape[lead:]))
+        array = jnp.broadcast_to(array, (*sizes, *array.shape[len(sizes) :]))
+        return jnp.reshape(array, (-1, *array.shape[len(sizes) :]))
+
+    def _collected(self, index: int, parts: Sequence[Any], joint: tuple[int, ...]) -> Array:
+        """Sum rows into the elements of the arguments, and joint states into the site's own discrete axes."""
+        factor = self.factors[index]
+        family: Any = factor.family
+        lead = len(factor.latents)
+        size = math.prod(joint[lead:])
+        stacked = bool(self.latents)
+        sizes = [n for _, n in self.latents]
+        count: Any = jnp.zeros((*([math.prod(sizes)] if stacked else []), size))
+        moments: Any = jnp.zeros((*count.shape, *((1 + family.width, family.dim) * 2)))
+        for kept, n, m in parts:
+            at = kept[0] if stacked else kept
+            if stacked:
+                count, moments = count.at[:, at].add(n), moments.at[:, at].add(m)
+            else:
+                count, moments = count.at[at].add(n), moments.at[at].add(m)
+        flat = family.flat(count, moments)
+        if stacked:
+            flat = jnp.reshape(flat, (*sizes, size, flat.shape[-1]))
+            gone = tuple(a for a, (name, _) in enumerate(self.latents)
+                         if name not in factor.latents or joint[factor.latents.index(name)] == 1)  # fmt: skip
+            flat = jnp.sum(flat, gone)
+        return jnp.reshape(flat, (*joint, flat.shape[-1]))
+
+    def _state(self, group: Group) -> Group:
+        """The group without its axis of joint states (there is one state only)."""
+        pieces = tuple(
+            eqx.tree_at(
+                lambda p: (p.fixed, p.touching),
+                p,
+                (tuple((i, a[:, 0]) for i, a in p.fixed), tuple((i, a[:, 0]) for i, a in p.touching)),
+            )
+            for p in group.pieces
+        )
+        return eqx.tree_at(lambda g: g.pieces, group, pieces)
+
+    def _each(self, function: Callable[..., Any], group: Group, terms: Sequence[Terms], *more: Array) -> Any:
+        """Apply a function of a group and its terms for every joint state; outputs get a leading axis L."""
+        states = math.prod(n for _, n in self.latents)
+
+        def at(array: Array, state: Any) -> Array:
+            return array[:, 0] if array.shape[1] == 1 else jnp.asarray(array)[:, state]
+
+        def one(state: Any, *own: Array) -> Any:
+            pieces = tuple(
+                eqx.tree_at(
+                    lambda p: (p.fixed, p.touching),
+                    p,
+                    (tuple((i, at(a, state)) for i, a in p.fixed), tuple((i, at(a, state)) for i, a in p.touching)),
+                )
+                for p in group.pieces
+            )
+            picked = [jax.tree.map(lambda a: a[0] if a.shape[0] == 1 else a[state], t) for t in terms]
+            return function(eqx.tree_at(lambda g: g.pieces, group, pieces), picked, *own)
+
+        return jax.vmap(one)(jnp.arange(states), *more)
+
+
+def _first(terms: Terms) -> Terms:
+    return jax.tree.map(lambda a: a[0], terms)

@@ -1,0 +1,106 @@
+"""Posterior distributions and draws of Gaussian latents, from the engine's solutions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpyro.distributions as dist
+
+from ._evidence import ConditionallyGaussian, Gaussian, Solution
+from ._sites import Site
+from ._types import Array, Key
+
+_JOINT = 64
+"""Elements of one event up to which their covariance is returned."""
+
+
+def event_width(site: Site, shape: tuple[int, ...]) -> int:
+    """How many trailing elements of a latent are reported jointly: its event, if that is one short axis."""
+    if site.event_ndim + site.hidden == 1 and 1 < shape[-1] <= _JOINT:
+        return shape[-1]
+    return 1
+
+
+def gaussian_moments(engine: Gaussian, name: str, solved: Sequence[Solution], width: int) -> tuple[Array, Array]:
+    """Means (L, elements) and covariances (L, runs, width, width) of one latent, for every joint discrete state."""
+    place = engine.places[name]
+    mean = jax.vmap(lambda s: place.pick([g.mean for g in s]))(solved)
+    covariance = jax.vmap(lambda s: place.pick_pairs([g.covariance for g in s], width))(solved)
+    return mean, covariance
+
+
+def gaussian_distribution(
+    site: Site, shape: tuple[int, ...], width: int, weights: Array | None, mean: Array, covariance: Array
+) -> Any:
+    """The posterior as a NumPyro distribution with the site's batch and event shape.
+
+    An element that is masked out and meets no data has no density to speak of: its moments are NaN.
+    """
+    states = mean.shape[0]
+    if width > 1:
+        mean = jnp.moveaxis(jnp.reshape(mean, (states, *shape)), 0, -2)
+        covariance = jnp.moveaxis(jnp.reshape(covariance, (states, *shape[:-1], width, width)), 0, -3)
+        # Within one event all elements have the same discrete state.
+        weights = None if weights is None else jnp.reshape(weights, (states, *shape))[..., 0]
+        if weights is None or states == 1:
+            return dist.MultivariateNormal(mean[..., 0, :], covariance[..., 0, :, :], validate_args=False)
+        parts: Any = dist.MultivariateNormal(mean, covariance, validate_args=False)
+        return dist.MixtureSameFamily(_categorical(weights), parts, validate_args=False)
+    # An element that is known exactly (variance rounded to zero) still is a distribution.
+    scale = jnp.sqrt(jnp.maximum(covariance[..., 0, 0], jnp.finfo(mean.dtype).tiny))
+    mean, scale = (jnp.moveaxis(jnp.reshape(a, (states, *shape)), 0, -1) for a in (mean, scale))
+    event = site.event_ndim + site.hidden
+    if weights is None or states == 1:
+        return dist.Normal(mean[..., 0], scale[..., 0], validate_args=False).to_event(event)
+    weights = jnp.reshape(weights, (states, *shape))
+    parts = dist.Normal(mean, scale, validate_args=False)
+    mixture = dist.MixtureSameFamily(_categorical(weights), parts, validate_args=False)
+    return mixture.to_event(event)
+
+
+def _categorical(weights: Array) -> Any:
+    probs = jnp.moveaxis(jnp.clip(weights, 0.0, 1.0), 0, -1)
+    return dist.Categorical(probs=probs / jnp.sum(probs, -1, keepdims=True), validate_args=False)
+
+
+def gaussian_mode(evidence: Gaussian | ConditionallyGaussian, inputs: Sequence[Any]) -> dict[str, Array]:
+    """The joint mode: discrete states as indices, Gaussian latents flat."""
+    if isinstance(evidence, Gaussian):
+        solved = [jax.tree.map(lambda a: a[0], s) for s in evidence.solve(inputs)]
+        return {n: p.pick([g.mean for g in solved]) for n, p in evidence.places.items()}
+    states, solved = evidence.mode(inputs)
+    chosen = _chosen(evidence, states, solved)
+    return states | {n: p.pick([g.mean for g in chosen]) for n, p in evidence.gaussian.places.items()}
+
+
+def gaussian_draw(
+    evidence: Gaussian | ConditionallyGaussian, key: Key, inputs: Sequence[Any]
+) -> tuple[dict[str, Array], Array]:
+    """One joint draw, as `gaussian_mode`, and its log density."""
+    if isinstance(evidence, Gaussian):
+        engine, states, density = evidence, {}, jnp.zeros(())
+        solved = [jax.tree.map(lambda a: a[0], s) for s in evidence.solve(inputs)]
+    else:
+        engine = evidence.gaussian
+        states, density = evidence.sample_with_density(jax.random.fold_in(key, 1), inputs)
+        solved = _chosen(evidence, states, engine.solve(inputs[: evidence.count]))
+    draws, densities = engine.draw(key, solved)
+    for part, cells in zip(densities, engine.cells, strict=True):
+        density = density + jnp.sum(jnp.where(cells >= 0, part, 0.0))
+    return states | {n: p.pick(draws) for n, p in engine.places.items()}, density
+
+
+def _chosen(evidence: ConditionallyGaussian, states: dict[str, Array], solved: Sequence[Solution]) -> list[Solution]:
+    """Every cell's solution at its discrete state. Classes are split into cells: each has a covariance of its own."""
+    joint = evidence.joint_state(states)
+    result = []
+    for solution, cells in zip(solved, evidence.gaussian.cells, strict=True):
+        state = joint[jnp.maximum(cells, 0)]  # (Q, n)
+        mean = jnp.take_along_axis(solution.mean, state[None, :, :, None], 0)[0]
+        classes = jnp.arange(cells.shape[0])[:, None]
+        root, covariance = solution.root[state, classes], solution.covariance[state, classes]
+        result.append(Solution(mean, root, covariance))
+    return result

@@ -1,0 +1,189 @@
+"""One sample site: its distribution without wrappers, its support, and what of it the derivation looks at."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+
+from ._family import AbstractFamily, find_family
+from ._links import is_concrete
+from ._types import Refusal
+
+_BERNOULLI = (dist.BernoulliProbs, dist.BernoulliLogits)
+_CATEGORICAL = (dist.CategoricalProbs, dist.CategoricalLogits)
+_UNIT = dist.Unit
+
+
+@dataclass(frozen=True)
+class Peeled:
+    """A distribution without its wrappers: `masks` have trailing unit axes for the axes that `to_event` hid."""
+
+    base: Any
+    masks: tuple[Any, ...]
+    hidden: int
+
+
+@dataclass(frozen=True)
+class Site:
+    """One sample site.
+
+    Attributes:
+        name: its name.
+        role: "observed", "latent" (discrete), "gaussian" (a continuous latent) or "maximised".
+        distribution: class name of the distribution, wrappers peeled off.
+        family: its exponential family, or None.
+        batch_shape: shape of its elements, axes hidden by `to_event` included.
+        hidden: how many trailing batch axes `to_event` hides.
+        event_ndim: event axes of one element.
+        plates: names of its plates.
+        support: values of an enumerable latent, shape (K, *event).
+        binary: whether a latent is Bernoulli.
+    """
+
+    name: str
+    role: str
+    distribution: str
+    family: AbstractFamily | None
+    batch_shape: tuple[int, ...]
+    hidden: int
+    event_ndim: int
+    plates: tuple[str, ...]
+    support: Any = field(default=None, compare=False)
+    binary: bool = False
+
+
+def peel(fn: Any) -> Peeled:
+    """Strip Independent, Masked and Expanded, and nothing else: other classes mean something by `base_dist`."""
+    masks: list[Any] = []
+    hidden = 0
+    while isinstance(fn, (dist.Independent, dist.MaskedDistribution, dist.ExpandedDistribution)):
+        if isinstance(fn, dist.MaskedDistribution):
+            masks.append(jnp.reshape(fn._mask, [*jnp.shape(fn._mask), *([1] * hidden)]))
+        elif isinstance(fn, dist.Independent):
+            hidden += fn.reinterpreted_batch_ndims
+        fn = fn.base_dist
+    return Peeled(fn, tuple(masks), hidden)
+
+
+def is_discrete(fn: Any) -> bool:
+    """Whether a distribution's values can be counted."""
+    return bool(getattr(peel(fn).base.support, "is_discrete", False))
+
+
+def read_site(name: str, site: Mapping[str, Any], maximised: bool) -> Site:
+    """A site of NumPyro's trace as autoem sees it; a continuous latent has the role "continuous" for now."""
+    fn = site["fn"]
+    peeled = peel(fn)
+    base = peeled.base
+    event_ndim = base.event_dim
+    shape = jnp.shape(site["value"])
+    if isinstance(base, _UNIT):
+        batch_shape = tuple(int(n) for n in jnp.broadcast_shapes(shape[:-1], fn.batch_shape, base.batch_shape))
+    else:
+        batch_shape = tuple(int(n) for n in jnp.broadcast_shapes(shape[: len(shape) - event_ndim], base.batch_shape))
+    role = "maximised" if maximised else "observed" if site["is_observed"] else "latent"
+    if role == "latent" and not is_discrete(base) and "_scan_current_index" not in site["infer"]:
+        role = "continuous"
+    support = _support(name, site, base) if role == "latent" else None
+    return Site(
+        name,
+        role,
+        type(base).__name__.removesuffix("Probs").removesuffix("Logits"),
+        find_family(base),
+        batch_shape,
+        peeled.hidden,
+        event_ndim,
+        tuple(frame.name for frame in site["cond_indep_stack"]),
+        support,
+        isinstance(base, _BERNOULLI),
+    )
+
+
+def _support(name: str, site: Mapping[str, Any], base: Any) -> np.ndarray:
+    """Values of an enumerable latent, (K, *event). NumPyro's own enumeration ignores where a support starts."""
+    kind = type(base).__name__
+    if "_scan_current_index" in site["infer"]:
+        raise Refusal(f"Site {name!r} is a latent inside a scan: autoem does not derive chains yet.")
+    if isinstance(base, _BERNOULLI):
+        return np.arange(2)
+    if isinstance(base, _CATEGORICAL):
+        logits = base.__dict__.get("probs", base.__dict__.get("logits"))
+        return np.arange(jnp.shape(logits)[-1])
+    if isinstance(base, (dist.BinomialProbs, dist.BinomialLogits)) and is_concrete(base.total_count):
+        return np.arange(int(np.max(base.total_count)) + 1)
+    if not base.has_enumerate_support or base.event_dim:
+        raise Refusal(
+            f"Site {name!r} ({kind}) cannot be enumerated: its support is not a finite set of numbers. autoem sums "
+            "over finite discrete latents only."
+        )
+    try:
+        with jax.ensure_compile_time_eval():
+            support = np.asarray(base.enumerate_support(expand=False))
+        return support.reshape(support.shape[0], *base.event_shape)
+    except (NotImplementedError, ValueError, TypeError, jax.errors.JAXTypeError) as error:
+        raise Refusal(f"Site {name!r} ({kind}) cannot be enumerated: {error}") from error
+
+
+def check_data(site: Site, base: Any, value: Any) -> None:
+    """Observed values must be numbers inside the support (those masked out were replaced before)."""
+    if value is None or isinstance(base, _UNIT) or not is_concrete(value):
+        return
+    value = np.asarray(value)
+    finite = np.isfinite(value)
+    finite = finite.all(tuple(range(finite.ndim - site.event_ndim, finite.ndim)))
+    if not finite.all():
+        where = tuple(int(i) for i in np.argwhere(~finite)[0])
+        raise ValueError(
+            f"The data of site {site.name!r} hold NaN or infinite values ({int((~finite).sum())}; the first at index "
+            f"{where}). Mark missing values with obs_mask= or handlers.mask, or impute them by a latent."
+        )
+    try:
+        inside = np.asarray(base.support(value))
+    except (
+        NotImplementedError,
+        TypeError,
+        jax.errors.TracerArrayConversionError,
+        jax.errors.TracerBoolConversionError,
+    ):
+        return  # a support that depends on parameters is the log density's own business
+    if not inside.all():
+        where = tuple(int(i) for i in np.argwhere(~inside)[0])
+        shown = np.broadcast_to(value, (*inside.shape, *value.shape[value.ndim - site.event_ndim :]))[where]
+        raise ValueError(
+            f"The data of site {site.name!r} lie outside the support of {site.distribution} "
+            f"({int((~inside).sum())} values; the first at index {where} is {shown})."
+        )
+
+
+def site_outputs(site: Site, again: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of interest at one site, as functions of the unknowns."""
+    peeled = peel(again["fn"])
+    base, value = peeled.base, again["value"]
+    mask: Any = None
+    for m in peeled.masks:
+        mask = m if mask is None else mask & m
+    scale = again["scale"]
+    if scale is not None:
+        scale = jnp.reshape(scale, [*jnp.shape(scale), *([1] * (site.hidden if jnp.ndim(scale) else 0))])
+    if mask is not None and site.role == "observed" and not isinstance(base, _UNIT):
+        keep = jnp.reshape(mask, [*jnp.shape(mask), *([1] * site.event_ndim)])
+        value = jnp.where(keep, value, base.support.feasible_like(jnp.asarray(value)))
+    arguments = {}
+    if site.family is not None:
+        for name in site.family.argument_ndims:
+            arguments[name] = jnp.asarray(getattr(base, name))
+    log_prob = base.log_prob(value)
+    support = inspect.getattr_static(type(base), "support", None)
+    if support is None or isinstance(support, property):
+        # The support depends on arguments: outside of it the density is zero, which log_prob leaves to validation.
+        inside: Any = base.support
+        log_prob = jnp.where(inside(value), log_prob, -jnp.inf)
+    return {"value": jnp.asarray(value), "log_prob": log_prob, "mask": mask, "scale": scale,
+            "arguments": arguments}  # fmt: skip

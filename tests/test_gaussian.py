@@ -1,0 +1,148 @@
+"""Gaussian latents against dense algebra on NumPyro's own densities."""
+
+import warnings
+
+import gaussian_oracle
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+from gaussian_zoo import CASES
+from numpy.testing import assert_allclose
+from numpyro.distributions import constraints
+
+import autoem
+
+KEY = jax.random.key(0)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_against_dense_algebra(name):
+    case = CASES[name]()
+    maximised = ("mu", "sigma") if name == "scored_twice_with_prior" else ()
+    em = autoem.EM(case.model, maximize=list(maximised) or None, check=True)
+    oracle, unravel = gaussian_oracle.evidence(case.model, case.args, maximised)
+    params = {n: jnp.asarray(v, float) for n, v in case.params.items()}
+    (value, (weights, means, covariances)), gradient = oracle(params)
+    derivation = em.derive(*case.args)
+    machine = derivation.machine
+
+    @jax.jit
+    def ours(params):
+        found, statistics = machine.e_step(params, machine.prepare())
+        # Fisher's identity: with the right expected statistics, Q has the gradient of the log-likelihood.
+        of_q = jax.grad(lambda p: machine.complete.objective(p, statistics) - machine.complete.log_prior(p))(params)
+        return jax.value_and_grad(machine.log_likelihood)(params), found, of_q
+
+    (total, direct), from_e_step, of_q = ours(params)
+    assert_allclose(total, value, rtol=1e-9)
+    assert_allclose(from_e_step, value, rtol=1e-9)
+    for n in params:
+        assert_allclose(direct[n], gradient[n], rtol=1e-6, atol=1e-7, err_msg=n)
+        assert_allclose(of_q[n], gradient[n], rtol=1e-6, atol=1e-7, err_msg=n)
+    posteriors_agree(em.posterior(params, *case.args), case, unravel, np.exp(weights - value), means, covariances)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        result = em.run(KEY, 6, *case.args, init_params=case.params, progress_bar=False)  # the certificate is run too
+    assert np.all(np.diff(result.objective) > -1e-9 * abs(result.objective[-1]))
+    assert result.objective[-1] > result.objective[0]
+    assert derivation.exact
+
+
+def posteriors_agree(posterior, case, unravel, probs, means, covariances):
+    mean = np.einsum("k,ki->i", probs, means)
+    variance = np.einsum("k,kii->i", probs, covariances) + np.einsum("k,ki->i", probs, (means - mean) ** 2)
+    expected_mean, expected_variance = unravel(jnp.asarray(mean)), unravel(jnp.asarray(variance))
+    for n in expected_mean:
+        found_mean, found_variance = np.asarray(posterior[n].mean), np.asarray(posterior[n].variance)
+        # An element that no density holds has no posterior: NaN.
+        there = np.isfinite(found_mean)
+        assert np.array_equal(there, case.held.get(n, np.ones(np.shape(there), bool)))
+        assert_allclose(found_mean[there], np.asarray(expected_mean[n])[there], rtol=1e-6, atol=1e-8, err_msg=n)
+        assert_allclose(found_variance[there], np.asarray(expected_variance[n])[there], rtol=1e-6, atol=1e-8, err_msg=n)
+
+
+@pytest.mark.parametrize("name", ["unbalanced_slopes", "missing_covariate", "mixture_of_growth_curves"])
+def test_draws_have_the_posterior_moments(name):
+    case = CASES[name]()
+    em = autoem.EM(case.model)
+    params = {n: jnp.asarray(v, float) for n, v in case.params.items()}
+    draws = em.sample_posterior(KEY, params, *case.args, num_samples=4000)
+    for n, d in em.posterior(params, *case.args).items():
+        if n == "k":
+            continue
+        mean, spread = np.asarray(d.mean), np.sqrt(np.asarray(d.variance))
+        there = np.isfinite(mean)
+        assert draws[n].shape == (4000, *np.shape(spread))
+        assert_allclose(((np.mean(draws[n], 0) - mean) / spread)[there], 0.0, atol=0.1)
+        assert_allclose((np.std(draws[n], 0) / spread)[there], 1.0, atol=0.1)
+
+
+def poisson(y):
+    mu = numpyro.param("mu", 0.0)
+    with numpyro.plate("rows", len(y)):
+        z = numpyro.sample("z", dist.Normal(mu, 1.0))
+        numpyro.sample("y", dist.Poisson(jnp.exp(z)), obs=y)
+
+
+def scale_depends(y):
+    mu = numpyro.param("mu", 0.0)
+    with numpyro.plate("rows", len(y)):
+        z = numpyro.sample("z", dist.Normal(mu, 1.0))
+        numpyro.sample("y", dist.Normal(0.0, jnp.exp(z)), obs=y)
+
+
+def product(y):
+    mu = numpyro.param("mu", 0.0)
+    with numpyro.plate("rows", len(y)):
+        z = numpyro.sample("z", dist.Normal(mu, 1.0))
+        u = numpyro.sample("u", dist.Normal(0.0, 1.0))
+        numpyro.sample("y", dist.Normal(z * u, 1.0), obs=y)
+
+
+def gamma_latent(y):
+    rate = numpyro.param("rate", 1.0, constraint=constraints.positive)
+    with numpyro.plate("rows", len(y)):
+        z = numpyro.sample("z", dist.Gamma(2.0, rate))
+        numpyro.sample("y", dist.Normal(z, 1.0), obs=y)
+
+
+def switching(y):
+    """Each element of the chain is Gaussian given all discrete states: too many to sum."""
+    q = numpyro.param("q", 1.0, constraint=constraints.positive)
+    state = numpyro.sample("z_0", dist.Normal(0.0, 1.0))
+    with numpyro.plate("steps", 3):
+        k = numpyro.sample("k", dist.Categorical(jnp.array([0.3, 0.7])))
+    for t in range(3):
+        state = numpyro.sample(f"z_{t + 1}", dist.Normal(state, q * (1.0 + k[t])))
+        numpyro.sample(f"y_{t}", dist.Normal(state, 1.0), obs=y[t])
+
+
+def scaled(y):
+    mu = numpyro.param("mu", 0.0)
+    with numpyro.plate("rows", len(y), subsample_size=len(y)), numpyro.handlers.scale(scale=2.0):
+        z = numpyro.sample("z", dist.Normal(mu, 1.0))
+        numpyro.sample("y", dist.Normal(z, 1.0), obs=y)
+
+
+@pytest.mark.parametrize(
+    ("model", "what"),
+    [
+        (poisson, "Poisson"), (scale_depends, "scale of site 'y'"), (product, "not affine"),
+        (gamma_latent, "Gamma"), (switching, "several elements of 'k'"), (scaled, "raised to a power"),
+    ],
+)  # fmt: skip
+def test_what_is_not_gaussian_is_refused(model, what):
+    with pytest.raises(NotImplementedError, match=what):
+        autoem.EM(model).derive(np.array([1.0, 2.0, 0.0]))
+
+
+def test_traced_data_are_refused():
+    case = CASES["one_way"]()
+    em = autoem.EM(case.model)
+    state = em.init(KEY, *case.args)
+    with pytest.raises(NotImplementedError, match="traced"):
+        jax.jit(em.update)(state, *case.args)
+    assert np.isfinite(jax.jit(lambda s: em.update(s, *case.args))(state)[1])
