@@ -15,9 +15,12 @@ from numpyro.distributions import constraints
 from numpyro.infer.initialization import init_to_sample
 from numpyro.primitives import Messenger
 
+from ._augment import Note, Rewritten, augment
 from ._links import Program, analyse, trace
-from ._sites import Site, check_data, is_discrete, peel, read_site, site_outputs
+from ._normalised import Unknowns, is_one
+from ._sites import Site, check_data, read_site, site_outputs
 from ._types import Key, Params, Refusal
+from ._wrappers import is_discrete, peel
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,8 @@ class Model:
         outputs: site -> {"value", "log_prob", "mask", "scale", "arguments"} as value numbers.
         unused: continuous latents that nothing depends on; they integrate to one.
         gaussians: names of the Gaussian latents, in order.
+        auxiliaries: latents that autoem added, which are not the user's.
+        notes: what was done, or not, about sites with a hidden representation.
     """
 
     sites: dict[str, Site]
@@ -62,6 +67,8 @@ class Model:
     outputs: dict[str, Any]
     unused: tuple[str, ...] = ()
     gaussians: tuple[str, ...] = ()
+    auxiliaries: tuple[str, ...] = ()
+    notes: tuple[Note, ...] = ()
 
 
 def _run(model: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], key: Key) -> dict[str, Any]:
@@ -79,12 +86,19 @@ class _AsArrays(Messenger):
             msg["value"] = jax.tree.map(jnp.asarray, msg["value"])
 
 
-def _outline(model: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """The sites of one abstract run: shapes and classes, no numbers (nothing is compiled)."""
-    found: dict[str, Any] = {}
+def _outline(
+    model: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], augmented: bool
+) -> tuple[dict[str, Any], Rewritten]:
+    """The sites of one abstract run, without and with auxiliaries: shapes and classes, no numbers, nothing compiled."""
+    runs: list[Any] = []
+
+    def run() -> None:
+        found = _run(model, args, kwargs, jax.random.key(0))
+        runs.extend((found, augment(found, {}, augmented)))
+
     with numpyro.validation_enabled(False):
-        jax.eval_shape(lambda: found.update(_run(model, args, kwargs, jax.random.key(0))))
-    return found
+        jax.eval_shape(run)
+    return runs[0], runs[1]
 
 
 def _like(value: Any) -> jax.ShapeDtypeStruct:
@@ -167,6 +181,7 @@ def read_model(
     maximize: Any,
     flat: Any,
     leaves: bool = False,
+    augmented: bool = True,
 ) -> Model:
     """Trace a model on data.
 
@@ -176,12 +191,13 @@ def read_model(
         maximize: names of sample sites to treat as parameters, "global", or None.
         flat: names of maximised sites whose prior is ignored, or True for all.
         leaves: keep Gaussian latents that nothing depends on, for their posterior; for a fit they integrate to one.
+        augmented: add auxiliary latents where the catalogue has a hidden representation.
 
     Raises:
         ValueError: nothing to maximise, unknown names, data that are missing or outside a support.
         Refusal: a latent that cannot be summed over exactly.
     """
-    found = _outline(model, args, kwargs)
+    found, rewritten = _outline(model, args, kwargs, augmented)
     samples = _samples(found)
     chosen = _chosen(samples, maximize)
     flats = chosen if flat is True else list(flat or ())
@@ -195,6 +211,7 @@ def read_model(
         support = samples[name]["fn"].support
         parameters[name] = Parameter(name, support, _like(samples[name]["value"]), True, name in flats)
     _require_something(parameters, samples)
+    samples = _samples(rewritten.sites)
     sites = {
         name: read_site(name, site, name in chosen)
         for name, site in samples.items()
@@ -212,11 +229,16 @@ def read_model(
             given = dict(zip(order, values, strict=True))
             seeded = handlers.seed(model, jax.random.key(0))
             again = handlers.trace(handlers.substitute(seeded, data=given)).get_trace(*args, **kwargs)
+            again = augment(again, given, augmented).sites
             return {name: site_outputs(sites[name], again[name]) for name in sites}
 
     program, tree = trace(outputs, *[unknowns[n] for n in order])
     numbers = jax.tree.unflatten(tree, program.outputs)
     inputs = dict(zip(order, program.inputs, strict=True))
+    unknown = Unknowns({inputs[n]: p.constraint for n, p in parameters.items()},
+                       {inputs[n]: sites[n].support for n in latents})  # fmt: skip
+    for out in numbers.values():
+        _settle(out, program, unknown)
     kept = {n for n in continuous if leaves and _is_gaussian(sites[n]) and numbers[n]["mask"] is None}
     unused = tuple(n for n in continuous if n not in kept and not _reached(n, inputs[n], program, numbers))
     for name in continuous:
@@ -228,7 +250,17 @@ def read_model(
     for name, site in sites.items():
         if site.role == "observed":
             check_data(site, peel(samples[name]["fn"]).base, program.known.get(numbers[name]["value"]))
-    return Model(sites, parameters, latents, program, inputs, numbers, unused, gaussians)
+    return Model(sites, parameters, latents, program, inputs, numbers, unused, gaussians,
+                 rewritten.auxiliaries, rewritten.notes)  # fmt: skip
+
+
+def _settle(out: dict[str, Any], program: Program, unknowns: Unknowns) -> None:
+    """Choose between two forms of a site's value and arguments, now that it is known what they depend on."""
+    if out["mask"] is not None and out["mask"] not in program.known:
+        out["value"] = out["raw"]  # what counts depends on a latent: the data must be numbers everywhere
+    if out["total"] is not None and is_one(program, out["total"], unknowns):
+        out["arguments"].update(out["plain"])
+    del out["raw"], out["total"], out["plain"]
 
 
 def _reached(name: str, number: int, program: Program, outputs: Mapping[str, Any]) -> list[str]:
@@ -264,12 +296,14 @@ def _require_something(parameters: Mapping[str, Parameter], samples: Mapping[str
 
 
 def log_density(
-    model: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], values: Params, flat: Iterable[str]
-) -> dict[str, Any]:
+    model: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], values: Params, flat: Iterable[str],
+    augmented: bool,
+) -> dict[str, Any]:  # fmt: skip
     """NumPyro's own log density of every site at the given values: the outside oracle of the certificate."""
     with numpyro.validation_enabled(False):
         seeded = handlers.substitute(handlers.seed(model, jax.random.key(0)), data=values)
-        found = _samples(handlers.trace(seeded).get_trace(*args, **kwargs))
+        found = handlers.trace(seeded).get_trace(*args, **kwargs)
+        found = _samples(augment(found, values, augmented).sites)
     total = {}
     for name, site in found.items():
         if name in flat:

@@ -15,19 +15,11 @@ import numpyro.distributions as dist
 from ._family import AbstractFamily, find_family
 from ._links import is_concrete
 from ._types import Refusal
+from ._wrappers import element_shape, is_discrete, peel
 
 _BERNOULLI = (dist.BernoulliProbs, dist.BernoulliLogits)
 _CATEGORICAL = (dist.CategoricalProbs, dist.CategoricalLogits)
 _UNIT = dist.Unit
-
-
-@dataclass(frozen=True)
-class Peeled:
-    """A distribution without its wrappers: `masks` have trailing unit axes for the axes that `to_event` hid."""
-
-    base: Any
-    masks: tuple[Any, ...]
-    hidden: int
 
 
 @dataclass(frozen=True)
@@ -59,24 +51,6 @@ class Site:
     binary: bool = False
 
 
-def peel(fn: Any) -> Peeled:
-    """Strip Independent, Masked and Expanded, and nothing else: other classes mean something by `base_dist`."""
-    masks: list[Any] = []
-    hidden = 0
-    while isinstance(fn, (dist.Independent, dist.MaskedDistribution, dist.ExpandedDistribution)):
-        if isinstance(fn, dist.MaskedDistribution):
-            masks.append(jnp.reshape(fn._mask, [*jnp.shape(fn._mask), *([1] * hidden)]))
-        elif isinstance(fn, dist.Independent):
-            hidden += fn.reinterpreted_batch_ndims
-        fn = fn.base_dist
-    return Peeled(fn, tuple(masks), hidden)
-
-
-def is_discrete(fn: Any) -> bool:
-    """Whether a distribution's values can be counted."""
-    return bool(getattr(peel(fn).base.support, "is_discrete", False))
-
-
 def read_site(name: str, site: Mapping[str, Any], maximised: bool) -> Site:
     """A site of NumPyro's trace as autoem sees it; a continuous latent has the role "continuous" for now."""
     fn = site["fn"]
@@ -87,7 +61,7 @@ def read_site(name: str, site: Mapping[str, Any], maximised: bool) -> Site:
     if isinstance(base, _UNIT):
         batch_shape = tuple(int(n) for n in jnp.broadcast_shapes(shape[:-1], fn.batch_shape, base.batch_shape))
     else:
-        batch_shape = tuple(int(n) for n in jnp.broadcast_shapes(shape[: len(shape) - event_ndim], base.batch_shape))
+        batch_shape = element_shape(fn, site["value"])
     role = "maximised" if maximised else "observed" if site["is_observed"] else "latent"
     if role == "latent" and not is_discrete(base) and "_scan_current_index" not in site["infer"]:
         role = "continuous"
@@ -165,10 +139,8 @@ def check_data(site: Site, base: Any, value: Any) -> None:
 def site_outputs(site: Site, again: Mapping[str, Any]) -> dict[str, Any]:
     """The values of interest at one site, as functions of the unknowns."""
     peeled = peel(again["fn"])
-    base, value = peeled.base, again["value"]
-    mask: Any = None
-    for m in peeled.masks:
-        mask = m if mask is None else mask & m
+    base, raw = peeled.base, again["value"]
+    value, mask = raw, peeled.mask
     scale = again["scale"]
     if scale is not None:
         scale = jnp.reshape(scale, [*jnp.shape(scale), *([1] * (site.hidden if jnp.ndim(scale) else 0))])
@@ -185,5 +157,6 @@ def site_outputs(site: Site, again: Mapping[str, Any]) -> dict[str, Any]:
         # The support depends on arguments: outside of it the density is zero, which log_prob leaves to validation.
         inside: Any = base.support
         log_prob = jnp.where(inside(value), log_prob, -jnp.inf)
-    return {"value": jnp.asarray(value), "log_prob": log_prob, "mask": mask, "scale": scale,
-            "arguments": arguments}  # fmt: skip
+    plain = {name: jnp.asarray(a) for name, a in (again.get("plain") or {}).items()}
+    return {"value": jnp.asarray(value), "log_prob": log_prob, "mask": mask, "scale": scale, "arguments": arguments,
+            "raw": jnp.asarray(raw), "total": again.get("total"), "plain": plain}  # fmt: skip
