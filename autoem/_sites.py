@@ -156,7 +156,7 @@ def site_outputs(site: Site, again: Mapping[str, Any]) -> dict[str, Any]:
     if support is None or isinstance(support, property):
         # The support depends on arguments: outside of it the density is zero, which log_prob leaves to validation.
         inside: Any = base.support
-        log_prob = jnp.where(inside(value), log_prob, -jnp.inf)
+        log_prob = jnp.where(inside(jnp.asarray(value)), log_prob, -jnp.inf)
     plain = {name: jnp.asarray(a) for name, a in (again.get("plain") or {}).items()}
     return {"value": jnp.asarray(value), "log_prob": log_prob, "mask": mask, "scale": scale, "arguments": arguments,
             "raw": jnp.asarray(raw), "total": again.get("total"), "plain": plain}  # fmt: skip

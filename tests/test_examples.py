@@ -12,6 +12,7 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 KNOWN = {
     "old_faithful": [-1130.263960],
     "times_deaths": [-1989.945860],
+    "articles": [-1679.391084, -1617.140482],
     "dawid_skene": [-192.890881, -191.568856],
     "mixture_of_regressions": [],
     "hidden_cause": [],

@@ -74,8 +74,9 @@ def _are_all(wanted: Mapping[str, inspect.Parameter], names: Any, base: Any) -> 
     for name, parameter in wanted.items():
         if name in ("self", "validate_args") or name in names:
             continue
-        alternative = parameter.default is None and (name in base.arg_constraints or getattr(base, name, 0) is None)
-        if not alternative:
+        alternative = parameter.default is None and name in base.arg_constraints
+        untouched = isinstance(parameter.default, bool | type(None)) and getattr(base, name, ...) is parameter.default
+        if not (alternative or untouched):
             return False
     return set(names) <= set(wanted)
 
