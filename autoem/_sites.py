@@ -89,9 +89,9 @@ def read_site(name: str, site: Mapping[str, Any], maximised: bool) -> Site:
     else:
         batch_shape = tuple(int(n) for n in jnp.broadcast_shapes(shape[: len(shape) - event_ndim], base.batch_shape))
     role = "maximised" if maximised else "observed" if site["is_observed"] else "latent"
-    if role == "latent" and not is_discrete(base) and "_scan_current_index" not in site["infer"]:
+    if role == "latent" and not is_discrete(base):
         role = "continuous"
-    support = _support(name, site, base) if role == "latent" else None
+    support = _support(name, base) if role == "latent" else None
     return Site(
         name,
         role,
@@ -106,11 +106,9 @@ def read_site(name: str, site: Mapping[str, Any], maximised: bool) -> Site:
     )
 
 
-def _support(name: str, site: Mapping[str, Any], base: Any) -> np.ndarray:
+def _support(name: str, base: Any) -> np.ndarray:
     """Values of an enumerable latent, (K, *event). NumPyro's own enumeration ignores where a support starts."""
     kind = type(base).__name__
-    if "_scan_current_index" in site["infer"]:
-        raise Refusal(f"Site {name!r} is a latent inside a scan: autoem does not derive chains yet.")
     if isinstance(base, _BERNOULLI):
         return np.arange(2)
     if isinstance(base, _CATEGORICAL):

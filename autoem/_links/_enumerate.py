@@ -17,9 +17,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ._coordinates import ELEMENTWISE, MATRIX, REDUCTIONS, SCANS_ALONG
+from ._coordinates import ELEMENTWISE, MATRIX, REDUCTIONS, SCANS_ALONG, compacted
 from ._dependence import Dependence
-from ._program import Node, Program, bind
+from ._program import Node, Program, bind, is_concrete
 
 
 @dataclass(frozen=True)
@@ -197,10 +197,19 @@ def evaluate_lazily(
         order: all latents, in the order that their axes take.
         wanted: value numbers to return.
     """
-    values: dict[int, Lazy | None] = {i: Lazy(v, np.shape(v)) for i, v in known.items()}
+    values: dict[int, Lazy | None] = {i: Lazy(_compact(v), np.shape(v)) for i, v in known.items()}
     values.update(inputs)
     _run(program, values, dependence, order)
     return {i: values[i] for i in wanted}
+
+
+def _compact(value: Any) -> Any:
+    """Indices and masks that are the same along an axis; measurements hardly ever are."""
+    if not is_concrete(value) or jnp.issubdtype(jnp.result_type(value), jnp.inexact) or np.ndim(value) == 0:
+        return value
+    if not (jnp.issubdtype(value.dtype, jnp.integer) or value.dtype == bool):
+        return value
+    return compacted(np.asarray(value))
 
 
 def _mixes(number: int, dependence: Mapping[int, Dependence]) -> bool:
