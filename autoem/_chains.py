@@ -100,31 +100,43 @@ def _common(chained: Sequence[str], shapes: Mapping[str, tuple[int, ...]]) -> tu
 def _met(model: Model, skeleton: Skeleton, read: str) -> _Met:
     source = model.reads[read]
     shape = model.hidden[source.latent].batch_shape
-    ndim = len(skeleton.site.batch_shape)
-    own: Any = np.zeros((1,) * ndim, int)
+    batch = skeleton.site.batch_shape
+    own: Any = np.zeros((1,) * len(batch), int)
     for c, n in zip(skeleton.coordinates[read], source.shape or (1,), strict=True):
         assert c is not None
-        if np.any(c < 0):
-            raise Refusal(f"Some elements of site {skeleton.site.name!r} do not depend on {source.latent!r}, others do.")
-        own = own * n + c
-    flat = source.elements(shape).reshape(-1)[own]
+        own = np.where((own < 0) | (c < 0), -1, own * n + c)
+    own = np.broadcast_to(own, batch)
     if not shape:
         return _Met(source.latent, ())
-    return _Met(source.latent, tuple(np.asarray(i) for i in np.unravel_index(flat, shape)))
+    flat = source.elements(shape).reshape(-1)[np.maximum(own, 0)]
+    return _Met(source.latent, tuple(np.where(own < 0, -1, i) for i in np.unravel_index(flat, shape)))
 
 
-def _run_along(index: np.ndarray) -> tuple[int | None, int]:
+def _counts_along(index: np.ndarray, axis: int) -> int | None:
+    """Where an index starts that counts up by ones along an axis, and along no other; None if it does not.
+
+    -1 marks elements that depend on nothing: to hold them as if they did changes nothing.
+    """
+    position = np.arange(index.shape[axis]).reshape([-1 if a == axis else 1 for a in range(index.ndim)])
+    valid = index >= 0
+    starts = (index - position)[valid]
+    return int(starts[0]) if starts.size and np.all(starts == starts[0]) and starts[0] >= 0 else None
+
+
+def _run_along(index: np.ndarray, preferred: int | None) -> tuple[int | None, int]:
     """The axis along which an index counts up by ones, and where it starts; None if it is one number.
 
     Raises:
         ValueError: it does anything else.
     """
-    axes = [a for a in range(index.ndim) if index.shape[a] > 1 and np.any(np.diff(index, axis=a))]
-    if not axes:
-        return None, int(index.reshape(-1)[0])
-    if len(axes) > 1 or np.any(np.diff(index, axis=axes[0]) != 1):
+    axes = [a for a in range(index.ndim) if index.shape[a] > 1] if preferred is None else [preferred]
+    found = [(a, start) for a in axes if (start := _counts_along(index, a)) is not None]
+    same = index[index >= 0]
+    if preferred is None and same.size and np.all(same == same[0]):
+        return None, int(same[0])
+    if len(found) != 1:
         raise ValueError
-    return axes[0], int(index.reshape(-1)[0])
+    return found[0]
 
 
 def _place(
@@ -136,10 +148,12 @@ def _place(
     steps: dict[int, int] = {}
     where: dict[int, int] = {}
     try:
-        for number, m in enumerate(met):
+        # Reads that all elements depend on tell which axis is which.
+        for number in sorted(range(len(met)), key=lambda i: sum(int((c < 0).sum()) for c in met[i].indices)):
+            m = met[number]
             indices = list(m.indices)
             if m.latent in chained:
-                axis, steps[number] = _run_along(indices.pop(0))
+                axis, steps[number] = _run_along(indices.pop(0), time)
                 if axis is not None:
                     if time not in (None, axis):
                         raise ValueError
@@ -147,14 +161,14 @@ def _place(
             sizes = shapes[m.latent][1:] if m.latent in chained else shapes[m.latent]
             long = [i for i, n in zip(indices, sizes, strict=True) if n > 1]
             for dim, (index, n) in enumerate(zip(long, batch, strict=True)):
-                axis, start = _run_along(index)
+                axis, start = _run_along(index, where.get(dim))
                 if axis is None or start or index.shape[axis] != n or where.setdefault(dim, axis) != axis:
                     raise ValueError
     except ValueError:
         raise Refusal(f"Site {factor.site!r} meets the elements of {_listed([m.latent for m in met])} in an order that is "
                       "not that of the steps: autoem does not derive that chain.") from None  # fmt: skip
-    runs = {number: _moves(met[number].indices[0]) for number in steps}
-    if len(set(runs.values())) > 1:
+    still = [i for i in steps if not np.ptp(met[i].indices[0][met[i].indices[0] >= 0])]
+    if time is not None and any((met[i].indices[0] >= 0).all() for i in still):
         raise Refusal(f"Site {factor.site!r} meets one step of {_listed(chained)} at several others: autoem does not "
                       "derive that chain.")  # fmt: skip
     first = max(steps.values(), default=0)
@@ -166,10 +180,6 @@ def _place(
         raise Refusal(f"Site {factor.site!r} depends on {_listed([m.latent for m in met])} in a way that autoem does not "
                       "follow along the chain.")  # fmt: skip
     return variables, first, count, None if time is None else at[time], places
-
-
-def _moves(index: np.ndarray) -> bool:
-    return bool(np.ptp(index))
 
 
 def _gate(factor: Factor, fact: Any, slots: tuple[int, ...], shape: ChainShape, others: Sequence[Any]) -> Any:

@@ -19,7 +19,7 @@ from numpyro.primitives import Messenger
 from ._links import Program, analyse, seams, trace
 from ._reads import Read, separate
 from ._scans import ScanSites, aligned
-from ._sites import Site, check_data, is_discrete, peel, read_site, site_outputs
+from ._sites import Site, check_data, is_discrete, read_site, site_outputs
 from ._types import Key, Params, Refusal
 
 
@@ -269,8 +269,8 @@ def read_model(
     gaussians = tuple(n for n in continuous if n not in unused)
     for name, site in sites.items():
         for part in own[name] if site.role == "observed" else ():
-            base = peel(samples[name].get("step", samples[name])["fn"]).base
-            check_data(site, base, program.known.get(numbers[part]["value"]))
+            fn = samples[name].get("step", samples[name])["fn"]
+            check_data(site, fn, program.known.get(numbers[part]["value"]))
     hidden = {n: sites[n] for n in (*latents, *gaussians)}
     whole = {n: inputs[n] for n in hidden if "steps" not in samples[n]}
     program, reads, moved = separate(program, {n: inputs[n] for n in hidden if n not in whole})
@@ -317,7 +317,7 @@ def _parts(
 
 def _reached(own: Sequence[str], number: int, program: Program, outputs: Mapping[str, Any]) -> list[str]:
     """Other sites that depend on a latent; where there is none, it integrates to one (as half of `obs_mask=` does)."""
-    reached = analyse(program, {number: (name, (None,) * max(1, len(program.shape(number))))}, kinds=False)
+    reached = analyse(program, {number: (own[0], (None,) * max(1, len(program.shape(number))))}, kinds=False)
     return [other for other, values in outputs.items()
             if other not in own and any(i in reached for i in jax.tree.leaves(values))]  # fmt: skip
 

@@ -19,14 +19,15 @@ from ._types import Refusal
 _BERNOULLI = (dist.BernoulliProbs, dist.BernoulliLogits)
 _CATEGORICAL = (dist.CategoricalProbs, dist.CategoricalLogits)
 _UNIT = dist.Unit
+_WRAPPERS = (dist.Independent, dist.MaskedDistribution, dist.ExpandedDistribution)
 
 
 @dataclass(frozen=True)
 class Peeled:
-    """A distribution without its wrappers: `masks` have trailing unit axes for the axes that `to_event` hid."""
+    """A distribution without its wrappers: every mask with the number of axes that `to_event` hides behind it."""
 
     base: Any
-    masks: tuple[Any, ...]
+    masks: tuple[tuple[Any, int], ...]
     hidden: int
 
 
@@ -61,11 +62,11 @@ class Site:
 
 def peel(fn: Any) -> Peeled:
     """Strip Independent, Masked and Expanded, and nothing else: other classes mean something by `base_dist`."""
-    masks: list[Any] = []
+    masks: list[tuple[Any, int]] = []
     hidden = 0
-    while isinstance(fn, (dist.Independent, dist.MaskedDistribution, dist.ExpandedDistribution)):
+    while isinstance(fn, _WRAPPERS):
         if isinstance(fn, dist.MaskedDistribution):
-            masks.append(jnp.reshape(fn._mask, [*jnp.shape(fn._mask), *([1] * hidden)]))
+            masks.append((fn._mask, hidden))
         elif isinstance(fn, dist.Independent):
             hidden += fn.reinterpreted_batch_ndims
         fn = fn.base_dist
@@ -129,8 +130,11 @@ def _support(name: str, base: Any) -> np.ndarray:
         raise Refusal(f"Site {name!r} ({kind}) cannot be enumerated: {error}") from error
 
 
-def check_data(site: Site, base: Any, value: Any) -> None:
+def check_data(site: Site, fn: Any, value: Any) -> None:
     """Observed values must be numbers inside the support (those masked out were replaced before)."""
+    base = fn
+    while isinstance(base, _WRAPPERS):
+        base = base.base_dist
     if value is None or isinstance(base, _UNIT) or not is_concrete(value):
         return
     value = np.asarray(value)
@@ -149,6 +153,7 @@ def check_data(site: Site, base: Any, value: Any) -> None:
         TypeError,
         jax.errors.TracerArrayConversionError,
         jax.errors.TracerBoolConversionError,
+        jax.errors.UnexpectedTracerError,
     ):
         return  # a support that depends on parameters is the log density's own business
     if not inside.all():
@@ -165,7 +170,8 @@ def site_outputs(site: Site, again: Mapping[str, Any]) -> dict[str, Any]:
     peeled = peel(again["fn"])
     base, value = peeled.base, again["value"]
     mask: Any = None
-    for m in peeled.masks:
+    for m, hidden in peeled.masks:
+        m = jnp.reshape(m, [*jnp.shape(m), *([1] * hidden)])
         mask = m if mask is None else mask & m
     scale = again["scale"]
     if scale is not None:

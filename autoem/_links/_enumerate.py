@@ -133,8 +133,17 @@ def _reshape(node: Node, value: Lazy, out: tuple[int, ...], order: Sequence[str]
     return _lift(lambda x: jnp.reshape(x, target), [value], order)
 
 
+def _compacted(value: Lazy) -> Lazy:
+    """An index that is known and the same along an axis."""
+    array = value.array
+    if value.latents or not is_concrete(array) or not jnp.issubdtype(jnp.result_type(array), jnp.integer):
+        return value
+    return Lazy(compacted(np.asarray(array)), value.shape)
+
+
 def _join(node: Node, operands: Sequence[Lazy], order: Sequence[str]) -> Any:
     axis = node.params["dimension"]
+    operands = [_compacted(v) for v in operands]
     ndim = len(operands[0].shape)
     lengths = [max(v.compact[a] for v in operands) for a in range(ndim)]
     pieces = [v.expanded([axis, *(a for a in range(ndim) if lengths[a] > 1)]) for v in operands]
@@ -197,19 +206,10 @@ def evaluate_lazily(
         order: all latents, in the order that their axes take.
         wanted: value numbers to return.
     """
-    values: dict[int, Lazy | None] = {i: Lazy(_compact(v), np.shape(v)) for i, v in known.items()}
+    values: dict[int, Lazy | None] = {i: Lazy(v, np.shape(v)) for i, v in known.items()}
     values.update(inputs)
     _run(program, values, dependence, order)
     return {i: values[i] for i in wanted}
-
-
-def _compact(value: Any) -> Any:
-    """Indices and masks that are the same along an axis; measurements hardly ever are."""
-    if not is_concrete(value) or jnp.issubdtype(jnp.result_type(value), jnp.inexact) or np.ndim(value) == 0:
-        return value
-    if not (jnp.issubdtype(value.dtype, jnp.integer) or value.dtype == bool):
-        return value
-    return compacted(np.asarray(value))
 
 
 def _mixes(number: int, dependence: Mapping[int, Dependence]) -> bool:

@@ -205,7 +205,12 @@ class _Flattener:
         def call(wanted: Sequence[int], given: Sequence[Any]) -> list[Any]:
             return restricted(step, [step.outputs[i] for i in wanted])(given)
 
-        body = Body(call, consts, states, params["length"], [reach.get(i, frozenset()) for i in step.outputs], kept)
+        def uses(wanted: Sequence[int]) -> frozenset[int]:
+            met = restricted(step, [step.outputs[i] for i in wanted])
+            needed = {i for n in met.nodes for i in n.inputs} | set(met.outputs)
+            return frozenset(position for position, i in enumerate(step.inputs) if i in needed)
+
+        body = Body(call, uses, consts, states, params["length"], [reach.get(i, frozenset()) for i in step.outputs], kept)
         return Unrolled(body, self.emit, operands, self.join).results()
 
 

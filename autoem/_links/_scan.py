@@ -22,12 +22,14 @@ class Body:
 
     Attributes:
         call: (wanted outputs, operands) -> their values; operands are constants, states, inputs of the step.
+        uses: wanted outputs -> positions of the operands that they need.
         consts, states, length: number of constants and of states; number of steps.
         reach: per output (states first), the states that came in on which it depends.
         kept: states that go out as they came in.
     """
 
     call: Callable[[Sequence[int], Sequence[Any]], list[Any]]
+    uses: Callable[[Sequence[int]], frozenset[int]]
     consts: int
     states: int
     length: int
@@ -110,23 +112,24 @@ class Unrolled:
         if j not in self._sequences:
             body = self.body
             members = sorted(self.down[j] | {j})
+            first = body.consts + body.states
+            used = sorted(body.uses(members) | {body.consts + k for k in members})
 
             def run(*operands: Any) -> Any:
-                consts = operands[: body.consts]
-                initial = operands[body.consts : body.consts + body.states]
-                inputs = operands[body.consts + body.states :]
+                fixed = {i: a for i, a in zip(used, operands, strict=True) if i < first}
+                moving = {i: a for i, a in zip(used, operands, strict=True) if i >= first}
 
                 def step(states: Any, own: Any) -> Any:
-                    given = list(initial)
-                    for k, s in zip(members, states, strict=True):
-                        given[k] = s
-                    out = body.call(members, [*consts, *given, *own])
+                    given: dict[int, Any] = {**fixed, **own}
+                    given |= {body.consts + k: s for k, s in zip(members, states, strict=True)}
+                    out = body.call(members, [given.get(i) for i in range(len(self.operands))])
                     return tuple(out), states[members.index(j)]
 
-                last, seen = jax.lax.scan(step, tuple(initial[k] for k in members), inputs, body.length)
+                initial = tuple(fixed[body.consts + k] for k in members)
+                last, seen = jax.lax.scan(step, initial, moving, body.length)
                 return seen, last[members.index(j)]
 
-            seen, last = self.emit(run, self.operands)
+            seen, last = self.emit(run, [self.operands[i] for i in used])
             self._sequences[j] = seen, last
         return self._sequences[j]
 
