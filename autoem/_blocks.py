@@ -114,11 +114,10 @@ def _skeleton(
 ) -> Skeleton:  # fmt: skip
     out, canonical = model.outputs[site.name], not why
     numbers = numbers_of(site, out, canonical)
+    _check_weight(site, out, by_latent, by_parameter, touches)
+    if out["mask"] in by_latent:
+        numbers["@mask"] = out["mask"], 0
     coordinates = _site_coordinates(site, numbers, model.program, by_latent)
-    for extra in ("mask", "scale"):
-        number = out[extra]
-        if number is not None and (number in by_parameter or number in by_latent):
-            raise Refusal(f"The {extra} of site {site.name!r} depends on an unknown, which autoem does not support.")
     for name, coords in coordinates.items():
         if site.role == "maximised":
             raise Refusal(f"The prior of the maximised site {site.name!r} depends on the latent {name!r}.")
@@ -133,6 +132,17 @@ def _skeleton(
         raise Refusal(f"The continuous latent {site.name!r} has a scale (subsampling, or handlers.scale): autoem does "
                       "not integrate a density that is raised to a power.")  # fmt: skip
     return Skeleton(site, canonical, why, ordered, coordinates, touches)
+
+
+def _check_weight(
+    site: Site, out: Mapping[str, Any], by_latent: Mapping[int, Dependence], by_parameter: set[int], touches: Any
+) -> None:
+    """A mask may depend on discrete latents: given those, a datum counts or not. Nothing else may."""
+    for extra in ("mask", "scale"):
+        number = out[extra]
+        switched = extra == "mask" and site.role == "observed" and not touches
+        if number is not None and (number in by_parameter or (number in by_latent and not switched)):
+            raise Refusal(f"The {extra} of site {site.name!r} depends on an unknown, which autoem does not support.")
 
 
 def _steps(found: Mapping[int, Dependence], numbers: Mapping[str, tuple[int, int]]) -> str:

@@ -51,8 +51,10 @@ def lay_out_chain(
             continue
         own = tuple(n for n in shapes[name] if n > 1)
         if own != tuple(n for n in batch if n > 1):
-            raise Refusal(f"Latent {name!r} has the shape {shapes[name]}, and the chains {_listed(chained)} that depend on "
-                          f"it run in plates of shape {batch}: these shapes must agree.")  # fmt: skip
+            raise Refusal(
+                f"Latent {name!r} has the shape {shapes[name]}, and the chains {_listed(chained)} that depend on it "
+                f"run in plates of shape {batch}: these shapes must agree."
+            )
     places, facts = [], []
     for factor, skeleton in relevant:
         met = [_met(model, skeleton, read) for read in factor.latents]
@@ -79,7 +81,8 @@ def lay_out_chain(
         gates.append(gate)
         # A latent that is masked out carries total weight 1.
         closed.append(0.0 if factor.offset is None else -float(np.log(len(skeleton.site.support))))
-        places.append(Chained(*fact, gate is not None))
+        variables, first, count, time, dims = fact
+        places.append(Chained(variables, first, count, time, dims, gate is not None))
     return Chain(tuple(f for f, _ in relevant), tuple(places), tuple(gates), tuple(closed), shape)
 
 
@@ -165,8 +168,10 @@ def _place(
                 if axis is None or start or index.shape[axis] != n or where.setdefault(dim, axis) != axis:
                     raise ValueError
     except ValueError:
-        raise Refusal(f"Site {factor.site!r} meets the elements of {_listed([m.latent for m in met])} in an order that is "
-                      "not that of the steps: autoem does not derive that chain.") from None  # fmt: skip
+        raise Refusal(
+            f"Site {factor.site!r} meets the elements of {_listed([m.latent for m in met])} in an order that is not "
+            "that of the steps: autoem does not derive that chain."
+        ) from None
     still = [i for i in steps if not np.ptp(met[i].indices[0][met[i].indices[0] >= 0])]
     if time is not None and any((met[i].indices[0] >= 0).all() for i in still):
         raise Refusal(f"Site {factor.site!r} meets one step of {_listed(chained)} at several others: autoem does not "
@@ -177,8 +182,10 @@ def _place(
     at = {axis: position for position, axis in enumerate(factor.keep)}
     places = tuple(at[where[d]] if d in where and where[d] in at else None for d in range(len(batch)))
     if len({v for v in variables}) < len(variables) or set(at) - {time, *where.values()}:
-        raise Refusal(f"Site {factor.site!r} depends on {_listed([m.latent for m in met])} in a way that autoem does not "
-                      "follow along the chain.")  # fmt: skip
+        raise Refusal(
+            f"Site {factor.site!r} depends on {_listed([m.latent for m in met])} in a way that autoem does not follow "
+            "along the chain."
+        )
     return variables, first, count, None if time is None else at[time], places
 
 
@@ -195,7 +202,7 @@ def _gate(factor: Factor, fact: Any, slots: tuple[int, ...], shape: ChainShape, 
     numbers = np.asarray(weight)
     if not np.all((numbers == 0) | (numbers == 1)) or first + count < shape.length or first > shape.start:
         return None
-    full = np.broadcast_to(numbers.reshape(numbers.shape[-len(factor.batch_shape):]), factor.batch_shape)
+    full = np.broadcast_to(numbers.reshape(numbers.shape[-len(factor.batch_shape) :]), factor.batch_shape)
     gone = tuple(a for a in range(full.ndim) if a not in factor.keep)
     if any(full.shape[a] > 1 for a in gone):
         return None

@@ -188,6 +188,7 @@ def derive(
     maximize: Any,
     flat: Any,
     leaves: bool = False,
+    augmented: bool = True,
 ) -> Derivation:
     """Read a model and derive its EM algorithm.
 
@@ -195,13 +196,13 @@ def derive(
         model: a NumPyro model.
         args, kwargs: its arguments.
         maximize, flat: as in `EM`.
-        leaves: as in `read_model`.
+        leaves, augmented: as in `read_model`.
 
     Raises:
         ValueError: bad input.
         Refusal: a part that autoem cannot do exactly.
     """
-    read = read_model(model, args, kwargs, maximize, flat, leaves)
+    read = read_model(model, args, kwargs, maximize, flat, leaves, augmented)
     complete, blocks, skeletons = build(read)
     updates, plans = recognise(read, complete, {s.site.name: s.why for s in skeletons})
     positions = tuple(b.positions for b in blocks)

@@ -150,6 +150,9 @@ class EM:
         flat: names of maximised sites whose prior is ignored (maximum likelihood), or True for all of them.
         strict: raise where a part is not exact or not in closed form.
         check: run the run-time certificate: log p(x, z) - log q(z | x) must be the log-likelihood for every z.
+        augment: give mixtures, zero-inflated counts and the like their hidden variable back where that makes the
+            model conjugate: `x ~ MixtureSameFamily(...)` gets its assignment, a latent `x_assignment`. The fitted
+            parameters, the log-likelihood and the standard errors are those of the model as written.
 
     Raises:
         ValueError: on bad names, from the first method that sees data.
@@ -163,6 +166,7 @@ class EM:
         flat: list[str] | tuple[str, ...] | bool | None = None,
         strict: bool = False,
         check: bool = False,
+        augment: bool = True,
     ) -> None:
         if not callable(model):
             raise TypeError(f"EM needs a model, a callable; got {type(model).__name__}.")
@@ -171,6 +175,7 @@ class EM:
         self.flat = flat
         self.strict = strict
         self.check = check
+        self.augment = augment
         functools.update_wrapper(self, model)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -184,7 +189,7 @@ class EM:
             ValueError: bad data or names.
             NotImplementedError: a part of the model that autoem declines, or with `strict`, does not do in closed form.
         """
-        derivation = derive(self.model, args, kwargs, self.maximize, self.flat)
+        derivation = derive(self.model, args, kwargs, self.maximize, self.flat, augmented=self.augment)
         if self.strict and not (derivation.exact and derivation.closed_form):
             reasons = [f"{n}: {f.method} ({'; '.join(f.declined)})" for n, f in derivation.params.items()
                        if f.method in ("newton", "gradient")]  # fmt: skip
@@ -346,7 +351,7 @@ class EM:
         if not derivation.model.unused:
             return derivation
         try:
-            return derive(self.model, args, kwargs, self.maximize, self.flat, leaves=True)
+            return derive(self.model, args, kwargs, self.maximize, self.flat, True, self.augment)
         except Refusal:
             return derivation
 

@@ -263,6 +263,7 @@ def _shift(site: Site, skeleton: Skeleton, data: Mapping[str, Any], value: Any, 
     centred = np.asarray(centred) if host else centred
     if weight is None:
         return centred.mean(axes, keepdims=True)
+    weight = xp.max(weight, tuple(range(lead)), keepdims=True) if lead else weight
     live = xp.broadcast_to((weight > 0) * xp.ones((), centred.dtype), centred.shape[: lead + len(site.batch_shape)])
     live = xp.reshape(live, [*live.shape, *([1] * (centred.ndim - live.ndim))])
     return xp.sum(centred * live, axes, keepdims=True) / xp.maximum(xp.sum(live, axes, keepdims=True), 1.0)

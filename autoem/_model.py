@@ -16,11 +16,14 @@ from numpyro.distributions import constraints
 from numpyro.infer.initialization import init_to_sample
 from numpyro.primitives import Messenger
 
+from ._augment import Note, Rewritten, augment
 from ._links import Program, analyse, seams, trace
+from ._normalised import Unknowns, is_one
 from ._reads import Read, separate
-from ._scans import ScanSites, aligned
-from ._sites import Site, check_data, is_discrete, read_site, site_outputs
+from ._scans import aligned, watched
+from ._sites import Site, check_data, read_site, site_outputs
 from ._types import Key, Params, Refusal
+from ._wrappers import is_discrete
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,8 @@ class Model:
         outputs: site -> {"value", "log_prob", "mask", "scale", "arguments"} as value numbers.
         avals: shape and type of every latent.
         unused: continuous latents that nothing depends on; they integrate to one.
+        auxiliaries: latents that autoem added, which are not the user's.
+        notes: what was done, or not, about sites with a hidden representation.
     """
 
     sites: dict[str, Site]
@@ -71,13 +76,15 @@ class Model:
     outputs: dict[str, Any]
     avals: dict[str, jax.ShapeDtypeStruct]
     unused: tuple[str, ...] = ()
+    auxiliaries: tuple[str, ...] = ()
+    notes: tuple[Note, ...] = ()
 
     @property
     def axes(self) -> tuple[str, ...]:
         """Reads of the discrete latents, in order: each is an axis of the factors that hold it."""
         return tuple(n for latent in self.latents for n, r in self.reads.items() if r.latent == latent)
 
-    def support(self, read: str) -> np.ndarray:
+    def support(self, read: str) -> Any:
         """The values that a discrete latent can take: (K, *event)."""
         return self.hidden[self.reads[read].latent].support
 
@@ -97,21 +104,28 @@ class _AsArrays(Messenger):
             msg["value"] = jax.tree.map(jnp.asarray, msg["value"])
 
 
-def _outline(model: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """The sites of one abstract run: shapes and classes, no numbers (nothing is compiled).
+def _outline(
+    model: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], augmented: bool
+) -> tuple[dict[str, Any], Rewritten]:
+    """The sites of one abstract run, without and with auxiliaries: shapes and classes, no numbers, nothing compiled.
 
     A site inside a scan holds under "step" what it was there, and under "steps" their number.
     """
-    found: dict[str, Any] = {}
+    runs: list[Any] = []
     inside: dict[str, Any] = {}
 
     def look(name: str, site: Mapping[str, Any], steps: int) -> dict[str, Any]:
         inside[name] = {"step": dict(site), "steps": steps}
         return {}
 
+    def run() -> None:
+        found = _run(watched(model, look), args, kwargs, jax.random.key(0))
+        found = {name: {**site, **inside.get(name, {})} for name, site in found.items()}
+        runs.extend((found, augment(found, {}, augmented)))
+
     with numpyro.validation_enabled(False):
-        jax.eval_shape(lambda: found.update(_run(ScanSites(model, look), args, kwargs, jax.random.key(0))))
-    return {name: {**site, **inside.get(name, {})} for name, site in found.items()}
+        jax.eval_shape(run)
+    return runs[0], runs[1]
 
 
 def _like(value: Any) -> jax.ShapeDtypeStruct:
@@ -195,6 +209,7 @@ def read_model(
     maximize: Any,
     flat: Any,
     leaves: bool = False,
+    augmented: bool = True,
 ) -> Model:
     """Trace a model on data.
 
@@ -204,12 +219,13 @@ def read_model(
         maximize: names of sample sites to treat as parameters, "global", or None.
         flat: names of maximised sites whose prior is ignored, or True for all.
         leaves: keep Gaussian latents that nothing depends on, for their posterior; for a fit they integrate to one.
+        augmented: add auxiliary latents where the catalogue has a hidden representation.
 
     Raises:
         ValueError: nothing to maximise, unknown names, data that are missing or outside a support.
         Refusal: a latent that cannot be summed over exactly.
     """
-    found = _outline(model, args, kwargs)
+    found, rewritten = _outline(model, args, kwargs, augmented)
     samples = _samples(found)
     chosen = _chosen(samples, maximize)
     flats = chosen if flat is True else list(flat or ())
@@ -223,6 +239,7 @@ def read_model(
         support = samples[name]["fn"].support
         parameters[name] = Parameter(name, support, _like(samples[name]["value"]), True, name in flats)
     _require_something(parameters, samples)
+    samples = _samples(rewritten.sites)
     steps = {
         name: read_site(name, site.get("step", site), name in chosen)
         for name, site in samples.items()
@@ -243,10 +260,11 @@ def read_model(
     def outputs(*values: Any, parts: Mapping[str, Mapping[str, Any]] = {}) -> dict[str, Any]:
         with numpyro.validation_enabled(False):
             given = dict(zip(order, values, strict=True))
-            watched = ScanSites(model, look)
-            seeded = handlers.seed(watched, jax.random.key(0))
+            scans = watched(model, look)
+            seeded = handlers.seed(scans, jax.random.key(0))
             again = handlers.trace(handlers.substitute(seeded, data=given)).get_trace(*args, **kwargs)
-            found = {n: watched.found[n] if n in watched.found else site_outputs(sites[n], again[n]) for n in sites}
+            again = augment(again, given, augmented).sites
+            found = {n: scans.found[n] if n in scans.found else site_outputs(sites[n], again[n]) for n in sites}
         return {part: found[name] if span is None else _cut(found[name], *span)
                 for name in sites for part, span in parts.get(name, {name: None}).items()}  # fmt: skip
 
@@ -257,6 +275,10 @@ def read_model(
         program, tree = trace(functools.partial(outputs, parts=parts), *[unknowns[n] for n in order])
         numbers = jax.tree.unflatten(tree, program.outputs)
     inputs = dict(zip(order, program.inputs, strict=True))
+    unknown = Unknowns({inputs[n]: p.constraint for n, p in parameters.items()},
+                       {inputs[n]: sites[n].support for n in latents})  # fmt: skip
+    for out in numbers.values():
+        _settle(out, program, unknown)
     own = {name: list(parts.get(name, [name])) for name in sites}
     reached = {n: _reached(own[n], inputs[n], program, numbers) for n in continuous}
     kept = {n for n in continuous if leaves and _is_gaussian(sites[n]) and numbers[own[n][0]]["mask"] is None}
@@ -282,7 +304,17 @@ def read_model(
         for part, span in parts.get(name, {name: None}).items()
     }
     given = {n: inputs[n] for n in parameters}
-    return Model(factors, parameters, hidden, latents, gaussians, program, given, reads, numbers, avals, unused)
+    return Model(factors, parameters, hidden, latents, gaussians, program, given, reads, numbers, avals, unused,
+                 rewritten.auxiliaries, rewritten.notes)  # fmt: skip
+
+
+def _settle(out: dict[str, Any], program: Program, unknowns: Unknowns) -> None:
+    """Choose between two forms of a site's value and arguments, now that it is known what they depend on."""
+    if out["mask"] is not None and out["mask"] not in program.known:
+        out["value"] = out["raw"]  # what counts depends on a latent: the data must be numbers everywhere
+    if out["total"] is not None and is_one(program, out["total"], unknowns):
+        out["arguments"].update(out["plain"])
+    del out["raw"], out["total"], out["plain"]
 
 
 def _whole(site: Site, steps: int | None) -> Site:
@@ -348,13 +380,15 @@ def _require_something(parameters: Mapping[str, Parameter], samples: Mapping[str
 
 
 def log_density(
-    model: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], values: Params, flat: Iterable[str]
-) -> dict[str, Any]:
+    model: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], values: Params, flat: Iterable[str],
+    augmented: bool,
+) -> dict[str, Any]:  # fmt: skip
     """NumPyro's own log density of every site at the given values: the outside oracle of the certificate."""
     with numpyro.validation_enabled(False):
         given = jax.tree.map(jnp.asarray, values)  # a NumPy array cannot be indexed by a latent
         seeded = handlers.substitute(handlers.seed(model, jax.random.key(0)), data=given)
-        found = _samples(handlers.trace(seeded).get_trace(*args, **kwargs))
+        found = handlers.trace(seeded).get_trace(*args, **kwargs)
+        found = _samples(augment(found, given, augmented).sites)
     total = {}
     for name, site in found.items():
         if name in flat:

@@ -126,7 +126,7 @@ def _model_lines(model: Model) -> list[Line]:
         shape = (f", shape {site.batch_shape}" if site.batch_shape else "") + masked
         wrapped = f"{site.distribution}({arguments})"
         lines.append(Line(label, f"~ {wrapped}   ({what}{shape})"))
-    return lines
+    return [*lines, *(Line(note.site, note.text) for note in model.notes)]
 
 
 def _objective_lines(complete: CompleteData) -> list[Line]:

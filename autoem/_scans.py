@@ -25,10 +25,8 @@ class ScanSites(Messenger):
         found: name -> what `look` returned, stacked over steps.
     """
 
-    def __init__(self, fn: Callable[..., Any], look: Callable[[str, Mapping[str, Any], int], dict[str, Any]]) -> None:
-        self.look = look
-        self.found: dict[str, dict[str, Any]] = {}
-        super().__init__(fn)
+    look: Callable[[str, Mapping[str, Any], int], dict[str, Any]]
+    found: dict[str, dict[str, Any]]
 
     def process_message(self, msg: dict[str, Any]) -> None:
         """Let the step return what was seen in it."""
@@ -61,6 +59,18 @@ class ScanSites(Messenger):
             self.found |= found
 
 
+def watched(model: Callable[..., Any], look: Callable[[str, Mapping[str, Any], int], dict[str, Any]]) -> ScanSites:
+    """A model whose scans are looked into.
+
+    Args:
+        model: a NumPyro model.
+        look: (name, site within the step, number of steps) -> arrays to be stacked over the steps.
+    """
+    messenger = ScanSites(model)
+    messenger.look, messenger.found = look, {}
+    return messenger
+
+
 def aligned(site: Site, outputs: dict[str, Any]) -> dict[str, Any]:
     """One step's outputs with all the axes of the site, so that steps can be stacked in front."""
     ndim = len(site.batch_shape)
@@ -74,4 +84,6 @@ def aligned(site: Site, outputs: dict[str, Any]) -> dict[str, Any]:
         for n, a in outputs["arguments"].items()
     }
     rest = {k: None if outputs[k] is None else full(outputs[k], ndim) for k in ("log_prob", "mask", "scale")}
-    return {**rest, "arguments": arguments, "value": full(outputs["value"], ndim + site.event_ndim)}
+    values = {k: full(outputs[k], ndim + site.event_ndim) for k in ("value", "raw")}
+    # The two forms of an auxiliary variable's arguments are for sites outside of scans.
+    return {**rest, **values, "arguments": arguments, "total": None, "plain": {}}

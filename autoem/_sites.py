@@ -15,20 +15,11 @@ import numpyro.distributions as dist
 from ._family import AbstractFamily, find_family
 from ._links import is_concrete
 from ._types import Refusal
+from ._wrappers import element_shape, is_discrete, peel
 
 _BERNOULLI = (dist.BernoulliProbs, dist.BernoulliLogits)
 _CATEGORICAL = (dist.CategoricalProbs, dist.CategoricalLogits)
 _UNIT = dist.Unit
-_WRAPPERS = (dist.Independent, dist.MaskedDistribution, dist.ExpandedDistribution)
-
-
-@dataclass(frozen=True)
-class Peeled:
-    """A distribution without its wrappers: every mask with the number of axes that `to_event` hides behind it."""
-
-    base: Any
-    masks: tuple[tuple[Any, int], ...]
-    hidden: int
 
 
 @dataclass(frozen=True)
@@ -60,24 +51,6 @@ class Site:
     binary: bool = False
 
 
-def peel(fn: Any) -> Peeled:
-    """Strip Independent, Masked and Expanded, and nothing else: other classes mean something by `base_dist`."""
-    masks: list[tuple[Any, int]] = []
-    hidden = 0
-    while isinstance(fn, _WRAPPERS):
-        if isinstance(fn, dist.MaskedDistribution):
-            masks.append((fn._mask, hidden))
-        elif isinstance(fn, dist.Independent):
-            hidden += fn.reinterpreted_batch_ndims
-        fn = fn.base_dist
-    return Peeled(fn, tuple(masks), hidden)
-
-
-def is_discrete(fn: Any) -> bool:
-    """Whether a distribution's values can be counted."""
-    return bool(getattr(peel(fn).base.support, "is_discrete", False))
-
-
 def read_site(name: str, site: Mapping[str, Any], maximised: bool) -> Site:
     """A site of NumPyro's trace as autoem sees it; a continuous latent has the role "continuous" for now."""
     fn = site["fn"]
@@ -88,7 +61,7 @@ def read_site(name: str, site: Mapping[str, Any], maximised: bool) -> Site:
     if isinstance(base, _UNIT):
         batch_shape = tuple(int(n) for n in jnp.broadcast_shapes(shape[:-1], fn.batch_shape, base.batch_shape))
     else:
-        batch_shape = tuple(int(n) for n in jnp.broadcast_shapes(shape[: len(shape) - event_ndim], base.batch_shape))
+        batch_shape = element_shape(fn, site["value"])
     role = "maximised" if maximised else "observed" if site["is_observed"] else "latent"
     if role == "latent" and not is_discrete(base):
         role = "continuous"
@@ -132,9 +105,7 @@ def _support(name: str, base: Any) -> np.ndarray:
 
 def check_data(site: Site, fn: Any, value: Any) -> None:
     """Observed values must be numbers inside the support (those masked out were replaced before)."""
-    base = fn
-    while isinstance(base, _WRAPPERS):
-        base = base.base_dist
+    base = peel(fn).base
     if value is None or isinstance(base, _UNIT) or not is_concrete(value):
         return
     value = np.asarray(value)
@@ -168,11 +139,8 @@ def check_data(site: Site, fn: Any, value: Any) -> None:
 def site_outputs(site: Site, again: Mapping[str, Any]) -> dict[str, Any]:
     """The values of interest at one site, as functions of the unknowns."""
     peeled = peel(again["fn"])
-    base, value = peeled.base, again["value"]
-    mask: Any = None
-    for m, hidden in peeled.masks:
-        m = jnp.reshape(m, [*jnp.shape(m), *([1] * hidden)])
-        mask = m if mask is None else mask & m
+    base, raw = peeled.base, again["value"]
+    value, mask = raw, peeled.mask
     scale = again["scale"]
     if scale is not None:
         scale = jnp.reshape(scale, [*jnp.shape(scale), *([1] * (site.hidden if jnp.ndim(scale) else 0))])
@@ -189,5 +157,6 @@ def site_outputs(site: Site, again: Mapping[str, Any]) -> dict[str, Any]:
         # The support depends on arguments: outside of it the density is zero, which log_prob leaves to validation.
         inside: Any = base.support
         log_prob = jnp.where(inside(value), log_prob, -jnp.inf)
-    return {"value": jnp.asarray(value), "log_prob": log_prob, "mask": mask, "scale": scale,
-            "arguments": arguments}  # fmt: skip
+    plain = {name: jnp.asarray(a) for name, a in (again.get("plain") or {}).items()}
+    return {"value": jnp.asarray(value), "log_prob": log_prob, "mask": mask, "scale": scale, "arguments": arguments,
+            "raw": jnp.asarray(raw), "total": again.get("total"), "plain": plain}  # fmt: skip

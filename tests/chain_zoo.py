@@ -90,11 +90,10 @@ def ragged_sequences() -> Case:
 
         def step(carry, y_t):
             previous, t = carry
-            with numpyro.plate("sequences", len(y), dim=-2):
-                with numpyro.handlers.mask(mask=(t < lengths)[:, None]):
-                    z = numpyro.sample("z", dist.Categorical(A[previous]), infer={"enumerate": "parallel"})
-                    with numpyro.plate("tones", 2, dim=-1):
-                        numpyro.sample("y", dist.Bernoulli(p[z.squeeze(-1)]), obs=y_t)
+            with numpyro.plate("sequences", len(y), dim=-2), numpyro.handlers.mask(mask=(t < lengths)[:, None]):
+                z = numpyro.sample("z", dist.Categorical(A[previous]), infer={"enumerate": "parallel"})
+                with numpyro.plate("tones", 2, dim=-1):
+                    numpyro.sample("y", dist.Bernoulli(p[z.squeeze(-1)]), obs=y_t)
             return (z, t + 1), None
 
         scan(step, (jnp.zeros((len(y), 1), int), 0), jnp.swapaxes(y, 0, 1))
@@ -317,10 +316,9 @@ def capture_recapture() -> Case:
         def step(carry, now):
             before, alive_mask = carry
             y_t, t = now
-            with numpyro.plate("animals", len(seen), dim=-1):
-                with numpyro.handlers.mask(mask=alive_mask):
-                    z = numpyro.sample("z", dist.Bernoulli(jnp.where(before.astype(bool), phi, 0.0)))
-                    numpyro.sample("y", dist.Bernoulli(jnp.where(z.astype(bool), rho, 0.0)), obs=y_t)
+            with numpyro.plate("animals", len(seen), dim=-1), numpyro.handlers.mask(mask=alive_mask):
+                z = numpyro.sample("z", dist.Bernoulli(jnp.where(before.astype(bool), phi, 0.0)))
+                numpyro.sample("y", dist.Bernoulli(jnp.where(z.astype(bool), rho, 0.0)), obs=y_t)
             return (jnp.where(t == first, 1, z), alive_mask | (t == first)), None
 
         scan(step, (jnp.ones(len(seen), int), jnp.zeros(len(seen), bool)), (seen.T, jnp.arange(3)))
@@ -408,4 +406,3 @@ CASES: dict[str, Callable[[], Case]] = {
         capture_recapture, one_step, no_memory, time_varying, memory_decays,
     )
 }  # fmt: skip
-

@@ -39,7 +39,7 @@ class Chained:
 
 
 @dataclass(frozen=True)
-class Shape:
+class ChainShape:
     """Static facts of a chain.
 
     Attributes:
@@ -106,12 +106,12 @@ class Potential(eqx.Module):
         lead = len(self.variables)
         moved = jnp.transpose(array, (*order, *range(lead, lead + tail)))
         lengths = iter(moved.shape)
-        return jnp.reshape(moved, [next(lengths) if v in self.variables else 1 for v in axes] + list(moved.shape[len(order):]))
+        return jnp.reshape(
+            moved, [next(lengths) if v in self.variables else 1 for v in axes] + list(moved.shape[len(order) :])
+        )
 
 
-def potential(
-    factor: Factor, place: Chained, shape: Shape, slots: Array, prepared: Any
-) -> Potential:
+def potential(factor: Factor, place: Chained, shape: ChainShape, slots: Array, prepared: Any) -> Potential:
     """A factor's log density as a potential over its own steps, `prepared` from `statistics`."""
     features, base = prepared
     table = factor.contract(slots, features, factor.batch_shape, spread=False)
@@ -173,7 +173,7 @@ def merged(potentials: Sequence[Potential]) -> list[Potential]:
     return result
 
 
-def at_start(p: Potential, place: Chained, shape: Shape, step: int) -> Array:
+def at_start(p: Potential, place: Chained, shape: ChainShape, step: int) -> Array:
     """A factor's log density at one of the first steps, over `shape.beginning()` and batch."""
     lead = len(p.variables)
     index = step - place.first if p.array.shape[lead] > 1 else 0

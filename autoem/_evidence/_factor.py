@@ -68,9 +68,7 @@ class Factor(eqx.Module):
         """log f for every latent value along the kept axes: (latents..., kept...)."""
         return self.contract(slots, features, batch_shape) + self.contract(jnp.ones_like(base), base, batch_shape)
 
-    def contract(
-        self, slots: Array, features: Array, batch_shape: Sequence[int], spread: bool = True
-    ) -> jax.Array:
+    def contract(self, slots: Array, features: Array, batch_shape: Sequence[int], spread: bool = True) -> jax.Array:
         """Sum slots · features over features and over the batch axes not kept: a matrix product where it can be.
 
         Kept axes along which nothing changes get their full length if `spread`.

@@ -1,7 +1,7 @@
 """Discrete chains, exactly: scaled forward recursion; its gradient is the backward recursion.
 
-A step takes the message (probabilities of the latest values, given the data so far), multiplies it by the factors of the
-step and sums the oldest values out (Rabiner 1989, with scale factors held constant in the derivative, so that the
+A step takes the message (probabilities of the latest values, given the data so far), multiplies it by the factors of
+the step and sums the oldest values out (Rabiner 1989, with scale factors held constant in the derivative, so that the
 reverse sweep is the plain backward recursion). Where a scaled step would underflow, the same is done on logarithms.
 """
 
@@ -18,8 +18,8 @@ import jax.numpy as jnp
 from .._types import Array, Key, Leaf
 from ._chain_tables import (
     Chained,
+    ChainShape,
     Potential,
-    Shape,
     Variable,
     at_start,
     in_time,
@@ -48,7 +48,7 @@ class Chain(eqx.Module):
     places: tuple[Chained, ...] = eqx.field(static=True)
     gates: tuple[Leaf | None, ...]
     closed: tuple[float, ...] = eqx.field(static=True)
-    shape: Shape = eqx.field(static=True)
+    shape: ChainShape = eqx.field(static=True)
 
     method = "forward-backward"
 
@@ -172,7 +172,9 @@ class Chain(eqx.Module):
         operands: list[Any] = [message, [*before, *batch]]
         for variables, array in pieces:
             lead = len(variables)
-            kept = [b for b, n in zip(batch, array.shape[lead:], strict=True) if n > 1 or n == shape.batch[b - batch[0]]]
+            kept = [
+                b for b, n in zip(batch, array.shape[lead:], strict=True) if n > 1 or n == shape.batch[b - batch[0]]
+            ]
             gone = [lead + i for i, b in enumerate(batch) if b not in kept]
             operands += [jnp.squeeze(array, tuple(gone)), [*(labels[v] for v in variables), *kept]]
         present = {i for spec in operands[1::2] for i in spec}
@@ -189,7 +191,9 @@ class Chain(eqx.Module):
         """L by a recursion on logarithms."""
 
         def step(message: Array, own: Any) -> tuple[Array, None]:
-            return _log_sum(self._joint(message, own, later), len(self.shape.batch), keep=len(self.shape.message())), None
+            return _log_sum(
+                self._joint(message, own, later), len(self.shape.batch), keep=len(self.shape.message())
+            ), None
 
         message, _ = jax.lax.scan(step, first, self._streams(later))
         return jnp.sum(_log_sum(message, len(self.shape.batch)))
@@ -221,7 +225,7 @@ class Chain(eqx.Module):
     def _choose(
         self, slots: Slots, pick: Callable[[Any, Array], Array], reduction: Callable[..., Array]
     ) -> tuple[dict[str, Array], Array]:
-        """Joint states and their log q: forwards by `reduction`, backwards by `pick` of (step, log p (values, batch))."""
+        """Joint states and their log q: forwards by `reduction`, backwards by `pick`(step, log p (values, batch))."""
         shape = self.shape
         beginning, later = self._potentials(slots, self.prepare(), None)
         lead, batch = len(shape.message()), len(shape.batch)
@@ -287,7 +291,7 @@ def _reduced(array: Array, batch: int, keep: int, reduction: Callable[..., Array
 
 
 def _given(joint: Array, chosen: Array, batch: int, values: int) -> Array:
-    """Log probabilities of the remaining values (values, batch...) at the chosen ones (batch...) of the leading axes."""
+    """Log probabilities of the other values (values, batch...) at the chosen ones (batch...) of the leading axes."""
     tail = joint.shape[joint.ndim - batch :]
     flat = jnp.reshape(joint, (values, -1, *tail))
     picked = jnp.take_along_axis(flat, jnp.broadcast_to(chosen, (1, 1, *tail)), 0)[0]

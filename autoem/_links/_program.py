@@ -149,9 +149,7 @@ class _Flattener:
     def dtype(aval: Any) -> Any:
         return aval.dtype
 
-    def walk(
-        self, jaxpr: Jaxpr, consts: Sequence[Any], arguments: Sequence[int], unroll: bool = True
-    ) -> list[int]:
+    def walk(self, jaxpr: Jaxpr, consts: Sequence[Any], arguments: Sequence[int], unroll: bool = True) -> list[int]:
         environment = dict(zip(jaxpr.invars, arguments, strict=True))
         environment.update({v: self.constant(c, v.aval) for v, c in zip(jaxpr.constvars, consts, strict=True)})
 
@@ -210,7 +208,9 @@ class _Flattener:
             needed = {i for n in met.nodes for i in n.inputs} | set(met.outputs)
             return frozenset(position for position, i in enumerate(step.inputs) if i in needed)
 
-        body = Body(call, uses, consts, states, params["length"], [reach.get(i, frozenset()) for i in step.outputs], kept)
+        body = Body(
+            call, uses, consts, states, params["length"], [reach.get(i, frozenset()) for i in step.outputs], kept
+        )
         return Unrolled(body, self.emit, operands, self.join).results()
 
 
@@ -287,8 +287,10 @@ def _without_seams(program: Program) -> Program:
         found = node
         for piece in joined.inputs:
             last = first + program.shape(piece)[axis]
-            whole = all((a == 0 and b == n) or d == axis
-                        for d, (a, b, n) in enumerate(zip(starts, stops, program.shape(joined.outputs[0]), strict=True)))
+            whole = all(
+                (a == 0 and b == n) or d == axis
+                for d, (a, b, n) in enumerate(zip(starts, stops, program.shape(joined.outputs[0]), strict=True))
+            )
             if whole and set(node.params["strides"] or (1,)) == {1} and starts[axis] == first and stops[axis] == last:
                 same[node.outputs[0]] = piece
                 found = None
