@@ -9,9 +9,10 @@ from typing import Any, TypeAlias
 import jax
 import numpy as np
 
+from ._chains import in_chain, lay_out_chain
 from ._complete import CompleteData
 from ._design import Design
-from ._evidence import ConditionallyGaussian, Enumeration, Factor, Gaussian, Layout, Observed, chunk_for
+from ._evidence import Chain, ConditionallyGaussian, Enumeration, Factor, Gaussian, Layout, Observed, chunk_for
 from ._factors import Skeleton, as_floats, complete_data, numbers_of
 from ._family import LinearGaussian
 from ._gaussian import Laid, lay_out
@@ -28,7 +29,7 @@ _TRACED = (
 )
 
 
-Evidence: TypeAlias = Enumeration | Observed | Gaussian | ConditionallyGaussian
+Evidence: TypeAlias = Enumeration | Chain | Observed | Gaussian | ConditionallyGaussian
 
 
 @dataclass(frozen=True)
@@ -62,12 +63,18 @@ def build(model: Model) -> tuple[CompleteData, list[Block], list[Skeleton]]:
     used = [i for s in sites for i, _ in numbers_of(s, model.outputs[s.name], not choices[s.name]).values()]
     used += [i for s in sites for k in ("mask", "scale", "value") if (i := model.outputs[s.name][k]) is not None]
     program = restricted(model.program, used)
-    latents = {model.inputs[n]: (n, own_coordinates(model.sites[n].batch_shape)) for n in model.latents}
+    latents = {model.reads[n].number: (n, own_coordinates(_batch_shape(model, n))) for n in model.axes}
     by_latent = analyse(program, latents, kinds=False)
     skeletons = [_skeleton(model, s, choices[s.name], by_latent, by_parameter, touches[s.name]) for s in sites]
     complete, designs = complete_data(model, program, skeletons, by_latent)
     blocks = _group(model, complete, skeletons, designs)
     return complete, blocks, skeletons
+
+
+def _batch_shape(model: Model, read: str) -> tuple[int, ...]:
+    """Of a read of a discrete latent."""
+    shape = model.reads[read].shape
+    return shape[: len(shape) - (model.support(read).ndim - 1)]
 
 
 def _site_coordinates(
@@ -120,7 +127,7 @@ def _skeleton(
                 f"(through {_steps(by_latent, numbers)}): the exact sum over {name!r} is not tractable this way."
                 + ("" if is_concrete(*model.program.known.values()) else _TRACED)
             )
-    ordered = tuple(n for n in model.latents if n in coordinates)
+    ordered = tuple(n for n in model.axes if n in coordinates)
     if site.role == "gaussian" and out["scale"] is not None:
         raise Refusal(f"The continuous latent {site.name!r} has a scale (subsampling, or handlers.scale): autoem does "
                       "not integrate a density that is raised to a power.")  # fmt: skip
@@ -180,15 +187,23 @@ def _group(
     for names in hidden:
         for name in names:
             together.join(names[0], name)
+    for name, read in model.reads.items():
+        together.join(read.latent, name)
     blocks = []
     for root in dict.fromkeys(together.find(n) for n in (*model.latents, *model.gaussians)):
-        members = [n for n in model.latents if together.find(n) == root]
+        members = [n for n in model.axes if together.find(n) == root]
         gaussians = [n for n in model.gaussians if together.find(n) == root]
         positions = [i for i, names in enumerate(hidden) if names and together.find(names[0]) == root]
         plain = [i for i in positions if not relevant[i][1].touches]
         own = [relevant[i] for i in plain], members, [shapes[i] for i in plain]
+        along = any(in_chain(model, m) for m in members)
+        if along and gaussians:
+            raise Refusal(
+                f"The Gaussian latents {', '.join(map(repr, gaussians))} depend on the chain {members[0]!r}: given the "
+                "data they are a mixture over all its paths, too many to sum exactly."
+            )
         if not gaussians:
-            evidence = _block(model, *own)
+            evidence = lay_out_chain(model, *own) if along else _block(model, *own)
             blocks.append(Block(evidence, evidence, tuple(plain)))
             continue
         touching = [i for i in positions if relevant[i][1].touches]
@@ -219,8 +234,8 @@ def _lay_out(
         leads = [a.shape[: len(a.shape) - ndims[n]] for n, a in arguments[position].items() if n in ndims]
         kept.append(np.broadcast_shapes(*leads))
         own.append(designs[skeleton.site.name])
-    states = {n: (len(model.sites[n].support), model.sites[n].batch_shape) for n in members}
-    shapes = {n: model.program.shape(model.inputs[n]) for n in gaussians}
+    states = {n: (len(model.support(n)), _batch_shape(model, n)) for n in members}
+    shapes = {n: model.avals[n].shape for n in gaussians}
     coordinates = [skeleton.coordinates for _, skeleton in relevant]
     return lay_out(shapes, states, [f for f, _ in relevant], own, coordinates, kept)
 
@@ -230,14 +245,14 @@ def _table(model: Model, laid: Laid, members: Sequence[str]) -> tuple[Factor, Sk
     name = "evidence of " + ", ".join(laid.fast.names)
     coordinates: dict[str, Coordinates] = {}
     for latent in members:
-        shape = model.sites[latent].batch_shape
+        shape = _batch_shape(model, latent)
         flat = laid.states[latent]
         coordinates[latent] = tuple(
             np.where(flat < 0, -1, c) for c in np.unravel_index(np.maximum(flat, 0), shape or (1,))
         )
     factor = Factor(name, tuple(members), (laid.cells,), (0,), False, None, None, {}, None, None)
     skeleton = Skeleton(next(iter(model.sites.values())), False, "", tuple(members), coordinates)
-    sizes = tuple(len(model.sites[n].support) for n in members)
+    sizes = tuple(len(model.support(n)) for n in members)
     return factor, skeleton, (*sizes, laid.cells, 1)
 
 
@@ -250,13 +265,13 @@ def _block(model: Model, relevant: Any, members: Sequence[str], shapes: Any, ext
     for factor, skeleton in relevant:
         indexed = {}
         for name in factor.latents:
-            shape = model.sites[name].batch_shape
+            shape = _batch_shape(model, name)
             axes = [a for a, n in enumerate(shape) if n > 1]
             coords = [skeleton.coordinates[name][a] for a in axes]
             identity = [_identity_axis(c, shape[a]) for c, a in zip(coords, axes, strict=True)]
             for axis, position in zip(axes, identity, strict=True):
                 if position is not None:
-                    same.join((name, axis), (factor.site, position))
+                    same.join((name, axis), ("site " + factor.site, position))
             if any(p is None for p in identity):
                 flat = np.zeros((1,) * len(factor.batch_shape), int)
                 for c, a in zip(coords, axes, strict=True):
@@ -271,7 +286,7 @@ def _block(model: Model, relevant: Any, members: Sequence[str], shapes: Any, ext
     sizes: dict[str, int] = {}
     dims, gathered = [], []
     for (factor, _), indexed in zip(relevant, gathers, strict=True):
-        names = tuple(named((factor.site, a)) for a in factor.keep)
+        names = tuple(named(("site " + factor.site, a)) for a in factor.keep)
         if len(set(names)) < len(names):
             raise Refusal(
                 f"Site {factor.site!r} runs twice along one dimension of the latents "
@@ -283,11 +298,11 @@ def _block(model: Model, relevant: Any, members: Sequence[str], shapes: Any, ext
             [i.shape[a] for a in factor.keep]))) for n, i in indexed.items()))  # fmt: skip
     latents, scales = [], {}
     for name in members:
-        shape = model.sites[name].batch_shape
+        shape = _batch_shape(model, name)
         axes = [a for a, n in enumerate(shape) if n > 1]
         own = tuple(named((name, a)) for a in axes)
         sizes.update(zip(own, (shape[a] for a in axes), strict=True))
-        latents.append((name, len(model.sites[name].support), own))
+        latents.append((name, len(model.support(name)), own))
         scale = _latent_scale(model, name)
         if scale is not None:
             scales[name] = scale
@@ -310,6 +325,6 @@ def _latent_scale(model: Model, name: str) -> Any:
     if number is None:
         return None
     scale = as_floats(model.program.known[number])
-    shape = model.sites[name].batch_shape
+    shape = _batch_shape(model, name)
     scale = scale.reshape([1] * (len(shape) - scale.ndim) + list(scale.shape))
     return scale.squeeze(tuple(a for a, n in enumerate(shape) if n == 1))

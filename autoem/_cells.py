@@ -90,7 +90,7 @@ def element_numbers(touch: Touch, offset: int, rows: Sequence[int]) -> np.ndarra
     for axis in touch.mixed:
         grid = (grid[:, None] + np.arange(touch.shape[axis]) * int(strides[axis])).reshape(-1)
     flat = flat[..., None]
-    return np.where(flat < 0, -1, flat + grid + offset)
+    return np.where(flat < 0, -1, touch.elements[np.maximum(flat, 0) + grid] + offset)
 
 
 def find_cells(couplings: Sequence[np.ndarray], total: int) -> Cells:

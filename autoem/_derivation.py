@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from ._blocks import Evidence, Skeleton, build
 from ._complete import CompleteData
+from ._evidence import Chain
 from ._model import Model, read_model
 from ._places import Plan
 from ._recognise import recognise
@@ -131,7 +132,7 @@ class Derivation:
         self.machine = machine
         self.detailed = detailed
         found = {n: self._latent(n) for n in model.latents} | dict.fromkeys(model.gaussians, _GAUSSIAN)
-        self.latents = {n: found[n] for n in model.sites if n in found}
+        self.latents = found
         self.params = {n: _parameter(plan) for n, plan in plans.items()}
         self.exact = all(f.exact for f in (*self.latents.values(), *self.params.values()))
         self.closed_form = all(f.method != "newton" and f.method != "gradient" for f in self.params.values())
@@ -143,9 +144,13 @@ class Derivation:
         )
 
     def _latent(self, name: str) -> Found:
-        site = self.model.sites[name]
+        site = self.model.hidden[name]
         size = len(site.support)
         family = "bernoulli" if site.binary else "categorical"
+        for evidence in self.machine.evidences:
+            if isinstance(evidence, Chain) and any(name == n for n, _, _ in evidence.shape.latents):
+                reason = f"summed along its {evidence.shape.length} steps, {size} values each"
+                return Found(family, "forward-backward", True, reason)
         reason = f"summed over its {size} values, plates as batch axes"
         return Found(family, "enumeration", True, reason)
 

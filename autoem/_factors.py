@@ -89,15 +89,13 @@ def complete_data(
 
     def arguments(*params: Any) -> list[dict[str, Any]]:
         inputs = {i: Lazy(p, program.shape(i)) for i, p in zip(program.inputs, params, strict=False)}
-        for name in model.latents:
-            site = model.sites[name]
-            support = np.reshape(
-                site.support, (len(site.support), *([1] * len(site.batch_shape)), *site.support.shape[1:])
-            )
-            dtype = program.avals[model.inputs[name]].dtype
-            inputs[model.inputs[name]] = Lazy(support.astype(dtype), program.shape(model.inputs[name]), (name,))
+        for name in model.axes:
+            number, support = model.reads[name].number, model.support(name)
+            ndim = len(program.shape(number)) - (support.ndim - 1)
+            values = np.reshape(support, (len(support), *([1] * ndim), *support.shape[1:]))
+            inputs[number] = Lazy(values.astype(program.avals[number].dtype), program.shape(number), (name,))
         unheld = {i: None for i in program.inputs if i not in inputs}
-        values = evaluate_lazily(program, {**inputs, **unheld}, program.known, by_latent, model.latents, numbers)
+        values = evaluate_lazily(program, {**inputs, **unheld}, program.known, by_latent, model.axes, numbers)
         entries = []
         for s in skeletons:
             ndim = len(s.site.batch_shape)
@@ -110,7 +108,7 @@ def complete_data(
             for key, number in extras[s.site.name].items():
                 entry[key] = values[number].aligned(s.latents, ndim)  # type: ignore[union-attr]
             if s.touches:
-                entry |= residual_parts(model, program, s.site, s.touches, inputs, s.latents, model.latents)
+                entry |= residual_parts(model, program, s.site, s.touches, inputs, s.latents, model.axes)
             entries.append(entry)
         return entries
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,11 +17,13 @@ from numpyro.infer.initialization import init_to_sample
 from numpyro.primitives import Messenger
 
 from ._augment import Note, Rewritten, augment
-from ._links import Program, analyse, trace
+from ._links import Program, analyse, seams, trace
 from ._normalised import Unknowns, is_one
+from ._reads import Read, separate
+from ._scans import aligned, watched
 from ._sites import Site, check_data, read_site, site_outputs
 from ._types import Key, Params, Refusal
-from ._wrappers import is_discrete, peel
+from ._wrappers import is_discrete
 
 
 @dataclass(frozen=True)
@@ -47,28 +50,43 @@ class Model:
     """What was read off a model: sites, parameters, and the program from unknowns to distribution arguments.
 
     Attributes:
-        sites: sample sites in order, flat priors left out.
+        sites: sample sites in order, flat priors left out; one inside a scan may fall into parts ("x[0]", "x[1:]").
         parameters: what is maximised, in order.
-        latents: names of the discrete latents, in order.
-        program: inputs are the parameters, then the latents.
-        inputs: input number of every unknown.
+        hidden: the latents as sites, whole.
+        latents: names of the discrete ones, in order.
+        gaussians: names of the Gaussian ones, in order.
+        program: inputs are the parameters, then reads of the latents.
+        inputs: input number of every parameter.
+        reads: the ways in which latents enter the program; a latent that enters as it is goes by its own name.
         outputs: site -> {"value", "log_prob", "mask", "scale", "arguments"} as value numbers.
+        avals: shape and type of every latent.
         unused: continuous latents that nothing depends on; they integrate to one.
-        gaussians: names of the Gaussian latents, in order.
         auxiliaries: latents that autoem added, which are not the user's.
         notes: what was done, or not, about sites with a hidden representation.
     """
 
     sites: dict[str, Site]
     parameters: dict[str, Parameter]
+    hidden: dict[str, Site]
     latents: tuple[str, ...]
+    gaussians: tuple[str, ...]
     program: Program
     inputs: dict[str, int]
+    reads: dict[str, Read]
     outputs: dict[str, Any]
+    avals: dict[str, jax.ShapeDtypeStruct]
     unused: tuple[str, ...] = ()
-    gaussians: tuple[str, ...] = ()
     auxiliaries: tuple[str, ...] = ()
     notes: tuple[Note, ...] = ()
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """Reads of the discrete latents, in order: each is an axis of the factors that hold it."""
+        return tuple(n for latent in self.latents for n, r in self.reads.items() if r.latent == latent)
+
+    def support(self, read: str) -> Any:
+        """The values that a discrete latent can take: (K, *event)."""
+        return self.hidden[self.reads[read].latent].support
 
 
 def _run(model: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], key: Key) -> dict[str, Any]:
@@ -89,11 +107,20 @@ class _AsArrays(Messenger):
 def _outline(
     model: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], augmented: bool
 ) -> tuple[dict[str, Any], Rewritten]:
-    """The sites of one abstract run, without and with auxiliaries: shapes and classes, no numbers, nothing compiled."""
+    """The sites of one abstract run, without and with auxiliaries: shapes and classes, no numbers, nothing compiled.
+
+    A site inside a scan holds under "step" what it was there, and under "steps" their number.
+    """
     runs: list[Any] = []
+    inside: dict[str, Any] = {}
+
+    def look(name: str, site: Mapping[str, Any], steps: int) -> dict[str, Any]:
+        inside[name] = {"step": dict(site), "steps": steps}
+        return {}
 
     def run() -> None:
-        found = _run(model, args, kwargs, jax.random.key(0))
+        found = _run(watched(model, look), args, kwargs, jax.random.key(0))
+        found = {name: {**site, **inside.get(name, {})} for name, site in found.items()}
         runs.extend((found, augment(found, {}, augmented)))
 
     with numpyro.validation_enabled(False):
@@ -141,7 +168,7 @@ def _check_names(names: Iterable[str], candidates: Sequence[str], option: str, w
 
 
 def _global_sites(samples: Mapping[str, Any]) -> list[str]:
-    """Continuous latents that share no plate with the data or with an unobserved discrete variable."""
+    """Continuous latents that share no plate or scan with the data or with an unobserved discrete variable."""
     local = {
         frame.name
         for site in samples.values()
@@ -153,6 +180,7 @@ def _global_sites(samples: Mapping[str, Any]) -> list[str]:
         for name, site in samples.items()
         if not site["is_observed"]
         and not is_discrete(site["fn"])
+        and "steps" not in site
         and not local.intersection(f.name for f in site["cond_indep_stack"])
     ]
 
@@ -212,45 +240,71 @@ def read_model(
         parameters[name] = Parameter(name, support, _like(samples[name]["value"]), True, name in flats)
     _require_something(parameters, samples)
     samples = _samples(rewritten.sites)
-    sites = {
-        name: read_site(name, site, name in chosen)
+    steps = {
+        name: read_site(name, site.get("step", site), name in chosen)
         for name, site in samples.items()
         if not (name in flats or site["fn"] is None)
     }
+    sites = {n: _whole(site, samples[n].get("steps")) for n, site in steps.items()}
     latents = tuple(name for name, site in sites.items() if site.role == "latent")
     continuous = tuple(name for name, site in sites.items() if site.role == "continuous")
     unknowns = {name: p.initial for name, p in parameters.items()}
     summed = {n: samples[n]["value"] for n in (*latents, *continuous)}
-    unknowns |= {n: jax.ShapeDtypeStruct(jnp.shape(v), jnp.result_type(v)) for n, v in summed.items()}
+    avals = {n: jax.ShapeDtypeStruct(jnp.shape(v), jnp.result_type(v)) for n, v in summed.items()}
+    unknowns |= avals
     order = [*parameters, *latents, *continuous]
 
-    def outputs(*values: Any) -> dict[str, Any]:
+    def look(name: str, site: Mapping[str, Any], _: int) -> dict[str, Any]:
+        return aligned(steps[name], site_outputs(steps[name], site)) if name in steps else {}
+
+    def outputs(*values: Any, parts: Mapping[str, Mapping[str, Any]] = {}) -> dict[str, Any]:
         with numpyro.validation_enabled(False):
             given = dict(zip(order, values, strict=True))
-            seeded = handlers.seed(model, jax.random.key(0))
+            scans = watched(model, look)
+            seeded = handlers.seed(scans, jax.random.key(0))
             again = handlers.trace(handlers.substitute(seeded, data=given)).get_trace(*args, **kwargs)
             again = augment(again, given, augmented).sites
-            return {name: site_outputs(sites[name], again[name]) for name in sites}
+            found = {n: scans.found[n] if n in scans.found else site_outputs(sites[n], again[n]) for n in sites}
+        return {part: found[name] if span is None else _cut(found[name], *span)
+                for name in sites for part, span in parts.get(name, {name: None}).items()}  # fmt: skip
 
     program, tree = trace(outputs, *[unknowns[n] for n in order])
     numbers = jax.tree.unflatten(tree, program.outputs)
+    parts = _parts(sites, program, numbers, {n for n in sites if "steps" in samples[n]})
+    if parts:
+        program, tree = trace(functools.partial(outputs, parts=parts), *[unknowns[n] for n in order])
+        numbers = jax.tree.unflatten(tree, program.outputs)
     inputs = dict(zip(order, program.inputs, strict=True))
     unknown = Unknowns({inputs[n]: p.constraint for n, p in parameters.items()},
                        {inputs[n]: sites[n].support for n in latents})  # fmt: skip
     for out in numbers.values():
         _settle(out, program, unknown)
-    kept = {n for n in continuous if leaves and _is_gaussian(sites[n]) and numbers[n]["mask"] is None}
-    unused = tuple(n for n in continuous if n not in kept and not _reached(n, inputs[n], program, numbers))
+    own = {name: list(parts.get(name, [name])) for name in sites}
+    reached = {n: _reached(own[n], inputs[n], program, numbers) for n in continuous}
+    kept = {n for n in continuous if leaves and _is_gaussian(sites[n]) and numbers[own[n][0]]["mask"] is None}
+    unused = tuple(n for n in continuous if n not in kept and not reached[n])
     for name in continuous:
         if name in unused:
             del sites[name]
         else:
-            sites[name] = _gaussian(sites[name], _reached(name, inputs[name], program, numbers))
+            sites[name] = _gaussian(sites[name], reached[name])
     gaussians = tuple(n for n in continuous if n not in unused)
     for name, site in sites.items():
-        if site.role == "observed":
-            check_data(site, peel(samples[name]["fn"]).base, program.known.get(numbers[name]["value"]))
-    return Model(sites, parameters, latents, program, inputs, numbers, unused, gaussians,
+        for part in own[name] if site.role == "observed" else ():
+            fn = samples[name].get("step", samples[name])["fn"]
+            check_data(site, fn, program.known.get(numbers[part]["value"]))
+    hidden = {n: sites[n] for n in (*latents, *gaussians)}
+    whole = {n: inputs[n] for n in hidden if "steps" not in samples[n]}
+    program, reads, moved = separate(program, {n: inputs[n] for n in hidden if n not in whole})
+    numbers = jax.tree.map(lambda i: moved.get(i, i), numbers)
+    reads |= {n: Read(n, i, avals[n].shape) for n, i in whole.items()}
+    factors = {
+        part: site if span is None else _part(site, part, *span)
+        for name, site in sites.items()
+        for part, span in parts.get(name, {name: None}).items()
+    }
+    given = {n: inputs[n] for n in parameters}
+    return Model(factors, parameters, hidden, latents, gaussians, program, given, reads, numbers, avals, unused,
                  rewritten.auxiliaries, rewritten.notes)  # fmt: skip
 
 
@@ -263,11 +317,41 @@ def _settle(out: dict[str, Any], program: Program, unknowns: Unknowns) -> None:
     del out["raw"], out["total"], out["plain"]
 
 
-def _reached(name: str, number: int, program: Program, outputs: Mapping[str, Any]) -> list[str]:
+def _whole(site: Site, steps: int | None) -> Site:
+    """A site of a scan over all steps."""
+    return site if steps is None else replace(site, batch_shape=(steps, *site.batch_shape))
+
+
+def _part(site: Site, name: str, start: int, stop: int) -> Site:
+    """Some steps of a site."""
+    return replace(site, name=name, batch_shape=(stop - start, *site.batch_shape[1:]))
+
+
+def _cut(outputs: Any, start: int, stop: int) -> Any:
+    return jax.tree.map(lambda a: jax.lax.slice_in_dim(a, start, stop), outputs)
+
+
+def _parts(
+    sites: Mapping[str, Site], program: Program, numbers: Mapping[str, Any], scanned: set[str]
+) -> dict[str, dict[str, tuple[int, int]]]:
+    """Sites of scans whose first steps differ from the others: name of each part -> its steps."""
+    found = seams(program)
+    result: dict[str, dict[str, tuple[int, int]]] = {}
+    for name, site in sites.items():
+        seam = max((found.get(i, 0) for i in jax.tree.leaves(numbers[name])), default=0)
+        if name in scanned and seam and site.role != "maximised":
+            length = site.batch_shape[0]
+            result[name] = {f"{name}[{t}]": (t, t + 1) for t in range(min(seam, length))}
+            if length > seam:
+                result[name][f"{name}[{seam}:]"] = (seam, length)
+    return result
+
+
+def _reached(own: Sequence[str], number: int, program: Program, outputs: Mapping[str, Any]) -> list[str]:
     """Other sites that depend on a latent; where there is none, it integrates to one (as half of `obs_mask=` does)."""
-    reached = analyse(program, {number: (name, (None,) * max(1, len(program.shape(number))))}, kinds=False)
+    reached = analyse(program, {number: (own[0], (None,) * max(1, len(program.shape(number))))}, kinds=False)
     return [other for other, values in outputs.items()
-            if other != name and any(i in reached for i in jax.tree.leaves(values))]  # fmt: skip
+            if other not in own and any(i in reached for i in jax.tree.leaves(values))]  # fmt: skip
 
 
 def _is_gaussian(site: Site) -> bool:
@@ -301,9 +385,10 @@ def log_density(
 ) -> dict[str, Any]:  # fmt: skip
     """NumPyro's own log density of every site at the given values: the outside oracle of the certificate."""
     with numpyro.validation_enabled(False):
-        seeded = handlers.substitute(handlers.seed(model, jax.random.key(0)), data=values)
+        given = jax.tree.map(jnp.asarray, values)  # a NumPy array cannot be indexed by a latent
+        seeded = handlers.substitute(handlers.seed(model, jax.random.key(0)), data=given)
         found = handlers.trace(seeded).get_trace(*args, **kwargs)
-        found = _samples(augment(found, values, augmented).sites)
+        found = _samples(augment(found, given, augmented).sites)
     total = {}
     for name, site in found.items():
         if name in flat:

@@ -11,7 +11,7 @@ import numpy as np
 import numpyro.distributions as dist
 
 from ._derivation import Derivation, Machine
-from ._evidence import ConditionallyGaussian, Enumeration, Gaussian, Observed
+from ._evidence import Chain, ConditionallyGaussian, Enumeration, Gaussian, Observed
 from ._family import LOG_ZERO
 from ._gaussian_posterior import (
     event_width,
@@ -34,7 +34,7 @@ def _marginals(
     gaussian: dict[str, Any] = {}
     for evidence, at in zip(machine.evidences, machine.positions, strict=True):
         own = [inputs[i] for i in at]
-        if isinstance(evidence, Enumeration | ConditionallyGaussian):
+        if isinstance(evidence, Enumeration | Chain | ConditionallyGaussian):
             found |= evidence.marginals(own)
         if isinstance(evidence, Gaussian):
             solved = evidence.solve(own)
@@ -65,10 +65,10 @@ def _states(machine: Machine, params: Params, key: Key | None) -> tuple[dict[str
         if isinstance(evidence, Observed):
             continue
         if key is None:
-            found |= evidence.mode(own) if isinstance(evidence, Enumeration) else gaussian_mode(evidence, own)
+            found |= evidence.mode(own) if isinstance(evidence, Enumeration | Chain) else gaussian_mode(evidence, own)
             continue
         here = jax.random.fold_in(key, number)
-        if isinstance(evidence, Enumeration):
+        if isinstance(evidence, Enumeration | Chain):
             states, density = evidence.sample_with_density(here, own)
         else:
             states, density = gaussian_draw(evidence, here, own)
@@ -80,16 +80,16 @@ def _states(machine: Machine, params: Params, key: Key | None) -> tuple[dict[str
 def posterior(derivation: Derivation, params: Params) -> dict[str, Any]:
     """Marginal posterior of every latent element, as a NumPyro distribution."""
     model = derivation.model
-    shapes = tuple((n, (*model.sites[n].batch_shape, len(model.sites[n].support))) for n in model.latents)
-    runs = tuple((n, event_width(model.sites[n], model.program.shape(model.inputs[n]))) for n in model.gaussians)
+    shapes = tuple((n, (*model.hidden[n].batch_shape, len(model.hidden[n].support))) for n in model.latents)
+    runs = tuple((n, event_width(model.hidden[n], model.avals[n].shape)) for n in model.gaussians)
     marginals, moments = _marginals(derivation.detailed, params, shapes, runs)
     result = {}
     for name in derivation.latents:
-        site = model.sites[name]
+        site = model.hidden[name]
         if name in marginals:
             result[name] = _distribution(site.support, site.binary, marginals[name])
         else:
-            shape = model.program.shape(model.inputs[name])
+            shape = model.avals[name].shape
             result[name] = gaussian_distribution(site, shape, dict(runs)[name], *moments[name])
     return result
 
@@ -107,12 +107,11 @@ def values(model: Model, states: dict[str, Array]) -> dict[str, Array]:
     """Support values, shaped like the sites, from state indices over the axes longer than 1."""
     result = {}
     for name in model.latents:
-        site = model.sites[name]
-        number = model.inputs[name]
-        support = jnp.asarray(site.support, model.program.avals[number].dtype)
-        result[name] = jnp.reshape(support[states[name]], model.program.shape(number))
+        aval = model.avals[name]
+        support = jnp.asarray(model.hidden[name].support, aval.dtype)
+        result[name] = jnp.reshape(support[states[name]], aval.shape)
     for name in model.gaussians:
-        result[name] = jnp.reshape(states[name], model.program.shape(model.inputs[name]))
+        result[name] = jnp.reshape(states[name], model.avals[name].shape)
     return result
 
 

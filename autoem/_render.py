@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ._complete import CompleteData
-from ._evidence import ConditionallyGaussian, Gaussian, Observed
+from ._evidence import Chain, ConditionallyGaussian, Gaussian, Observed
 from ._links import expressions
 from ._model import Model
 from ._places import Plan
@@ -108,7 +108,8 @@ def _index(site: Site) -> str:
 
 
 def _model_lines(model: Model) -> list[Line]:
-    text = expressions(model.program, {i: n for n, i in model.inputs.items()})
+    names = {i: n for n, i in model.inputs.items()} | {r.number: n for n, r in model.reads.items()}
+    text = expressions(model.program, names)
     lines = []
     for name, p in model.parameters.items():
         shape = f" of shape {p.initial.shape}" if p.initial.shape else ""
@@ -163,6 +164,9 @@ def _e_step_lines(model: Model, evidences: Sequence[Any]) -> list[Line]:
             if isinstance(evidence, Gaussian):
                 continue
             evidence = evidence.discrete
+        if isinstance(evidence, Chain):
+            lines.append(_chain_line(evidence))
+            continue
         order = evidence.order()
         label = ", ".join(n for n, _, _ in evidence.layout.latents)
         sites = " ".join(f"p({f.site})" for f in evidence.factors)
@@ -171,10 +175,22 @@ def _e_step_lines(model: Model, evidences: Sequence[Any]) -> list[Line]:
             text += f"; in chunks of {evidence.layout.chunk[1]} rows"
         latex = rf"L = \log \sum_{{{_tex(label)}}} \prod_s e^{{\langle \eta_s, T_s \rangle}}, \quad \mathrm{{E}}[T_s]"
         lines.append(Line(label, text, latex + r" = \partial L / \partial \eta_s"))
-    masked = [n for n in model.latents if model.outputs[n]["mask"] is not None]
+    masked = [n for n, s in model.sites.items() if s.role == "latent" and model.outputs[n]["mask"] is not None]
     if masked:
         lines.append(Line("masked", f"{', '.join(masked)}: an element that is masked out carries total weight 1"))
     return lines
+
+
+def _chain_line(evidence: Chain) -> Line:
+    shape = evidence.shape
+    label = ", ".join(n for n, _, _ in (*shape.latents, *shape.statics))
+    before = "the step before" if shape.start == 1 else f"the {shape.start} steps before"
+    text = (
+        f"forwards along {shape.length} steps, α_t = Σ α_(t-1) Π_s p(s_t | {before}), scaled; the statistics are the "
+        "gradient of the sum of log scales, which is the backward recursion"
+    )
+    latex = r"\alpha_t = \sum_{z_{t-1}} \alpha_{t-1} \prod_s p(s_t \mid z_t, z_{t-1})"
+    return Line(label, text, latex)
 
 
 def _gaussian_lines(evidence: Gaussian | ConditionallyGaussian) -> list[Line]:

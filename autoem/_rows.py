@@ -35,18 +35,22 @@ from ._types import Refusal
 
 @dataclass(frozen=True)
 class Touch:
-    """How one side ("value" or "loc") of a residual meets one Gaussian latent.
+    """How one side ("value" or "loc") of a residual meets one read of a Gaussian latent.
 
     Attributes:
         side: which side.
+        read: name of the read.
         latent: the latent.
-        coordinates: per axis of the latent (event axes included), over the site's batch and event axes; None: mixed.
-        mixed: axes of the latent of which each row meets all elements.
-        shape: shape of the latent.
+        elements: flat element numbers in the latent of what is read.
+        coordinates: per axis of the read (event axes included), over the site's batch and event axes; None: mixed.
+        mixed: axes of the read of which each row meets all elements.
+        shape: shape of the read.
     """
 
     side: str
+    read: str
     latent: str
+    elements: np.ndarray
     coordinates: Coordinates
     mixed: tuple[int, ...]
     shape: tuple[int, ...]
@@ -54,7 +58,7 @@ class Touch:
     @property
     def key(self) -> str:
         """Name of the array that multiplies the latent."""
-        return f"@{self.side}:{self.latent}"
+        return f"@{self.side}:{self.read}"
 
     @property
     def width(self) -> int:
@@ -65,10 +69,9 @@ class Touch:
 def gaussian_dependence(model: Model, program: Program) -> dict[int, Dependence]:
     """How every value depends on the Gaussian latents, jointly."""
     unknowns = {}
-    for name in model.gaussians:
-        number = model.inputs[name]
-        if number in program.inputs:
-            unknowns[number] = (name, own_coordinates(program.shape(number)))
+    for name, read in model.reads.items():
+        if read.latent in model.gaussians and read.number in program.inputs:
+            unknowns[read.number] = (name, own_coordinates(read.shape))
     return analyse(program, unknowns)
 
 
@@ -85,7 +88,7 @@ def touches_of(model: Model, site: Site, found: Mapping[int, Dependence]) -> tup
     hit = [i for i in (*sides.values(), *(i for _, i in other), out["log_prob"]) if i in found]
     if not hit:
         return ()
-    names = dict.fromkeys(n for i in hit for n in found[i].coordinates)
+    names = dict.fromkeys(model.reads[n].latent for i in hit for n in found[i].coordinates)
     shown = ", ".join(map(repr, names))
     if site.role == "maximised":
         raise Refusal(f"The prior of the maximised site {site.name!r} depends on the latent {shown}.")
@@ -117,9 +120,10 @@ def touches_of(model: Model, site: Site, found: Mapping[int, Dependence]) -> tup
         pad = len(site.batch_shape) + event_ndim - len(shape)
         for name, coords in d.coordinates.items():
             moved = tuple(None if c is None else c.reshape([1] * pad + list(c.shape)) for c in coords)
-            latent_shape = model.program.shape(model.inputs[name])
-            mixed = tuple(a for a, c in enumerate(moved) if c is None and a < len(latent_shape))
-            touches.append(Touch(side, name, moved, mixed, latent_shape))
+            read = model.reads[name]
+            mixed = tuple(a for a, c in enumerate(moved) if c is None and a < len(read.shape))
+            elements = read.elements(model.avals[read.latent].shape).reshape(-1)
+            touches.append(Touch(side, name, read.latent, elements, moved, mixed, read.shape))
     return tuple(touches)
 
 
@@ -149,8 +153,8 @@ def residual_parts(
     ndim, event_ndim = len(site.batch_shape), site.event_ndim
     result: dict[str, Any] = {}
     for side, number, sign in (("value", out["value"], 1), ("loc", out["arguments"]["loc"], -1)):
-        own = {t.latent: t for t in touches if t.side == side}
-        seeds = {model.inputs[n]: seed(n, t.shape, t.mixed) for n, t in own.items()}
+        own = {t.read: t for t in touches if t.side == side}
+        seeds = {model.reads[n].number: seed(n, t.shape, t.mixed) for n, t in own.items()}
         part = restricted(program, [number])
         (parts,) = linear_parts(part, {**given, **seeds}, part.known, list(own), order, [number]).values()
         for key, value in parts.items():

@@ -63,9 +63,9 @@ def read_site(name: str, site: Mapping[str, Any], maximised: bool) -> Site:
     else:
         batch_shape = element_shape(fn, site["value"])
     role = "maximised" if maximised else "observed" if site["is_observed"] else "latent"
-    if role == "latent" and not is_discrete(base) and "_scan_current_index" not in site["infer"]:
+    if role == "latent" and not is_discrete(base):
         role = "continuous"
-    support = _support(name, site, base) if role == "latent" else None
+    support = _support(name, base) if role == "latent" else None
     return Site(
         name,
         role,
@@ -80,11 +80,9 @@ def read_site(name: str, site: Mapping[str, Any], maximised: bool) -> Site:
     )
 
 
-def _support(name: str, site: Mapping[str, Any], base: Any) -> np.ndarray:
+def _support(name: str, base: Any) -> np.ndarray:
     """Values of an enumerable latent, (K, *event). NumPyro's own enumeration ignores where a support starts."""
     kind = type(base).__name__
-    if "_scan_current_index" in site["infer"]:
-        raise Refusal(f"Site {name!r} is a latent inside a scan: autoem does not derive chains yet.")
     if isinstance(base, _BERNOULLI):
         return np.arange(2)
     if isinstance(base, _CATEGORICAL):
@@ -105,8 +103,9 @@ def _support(name: str, site: Mapping[str, Any], base: Any) -> np.ndarray:
         raise Refusal(f"Site {name!r} ({kind}) cannot be enumerated: {error}") from error
 
 
-def check_data(site: Site, base: Any, value: Any) -> None:
+def check_data(site: Site, fn: Any, value: Any) -> None:
     """Observed values must be numbers inside the support (those masked out were replaced before)."""
+    base = peel(fn).base
     if value is None or isinstance(base, _UNIT) or not is_concrete(value):
         return
     value = np.asarray(value)
@@ -125,6 +124,7 @@ def check_data(site: Site, base: Any, value: Any) -> None:
         TypeError,
         jax.errors.TracerArrayConversionError,
         jax.errors.TracerBoolConversionError,
+        jax.errors.UnexpectedTracerError,
     ):
         return  # a support that depends on parameters is the log density's own business
     if not inside.all():

@@ -88,7 +88,8 @@ def certify(
         states = {n: jnp.nan_to_num(v) if n in read.gaussians else v for n, v in states.items()}
         given = {**params, **values(read, states)}
         terms = log_density(model, args, kwargs, given, flats, bool(read.auxiliaries))
-        constant = sum(jnp.sum(f.offset) for f in machine.complete.factors if f.offset is not None)
+        constant = sum(jnp.sum(jnp.broadcast_to(f.offset, [1] * len(f.latents) + list(f.batch_shape)))
+                       for f in machine.complete.factors if f.offset is not None)  # fmt: skip
         worst = max(worst, float(abs(sum(terms.values()) + constant - log_q - total)))
     if not worst <= tolerance:
         raise RuntimeError(

@@ -9,21 +9,24 @@ from typing import Any
 import jax.numpy as jnp
 import numpyro.distributions as dist
 
+_WRAPPERS = (dist.Independent, dist.MaskedDistribution, dist.ExpandedDistribution)
+
 
 @dataclass(frozen=True)
 class Peeled:
-    """A distribution without its wrappers: `masks` have trailing unit axes for the axes that `to_event` hid."""
+    """A distribution without its wrappers: every mask with the number of axes that `to_event` hid inside of it."""
 
     base: Any
-    masks: tuple[Any, ...]
+    masks: tuple[tuple[Any, int], ...]
     hidden: int
 
     @property
     def mask(self) -> Any:
-        """All masks together, or None."""
+        """All masks together, over all batch axes, or None."""
         mask: Any = None
-        for m in self.masks:
-            mask = m if mask is None else mask & m
+        for own, inner in self.masks:
+            own = jnp.reshape(own, [*jnp.shape(own), *([1] * inner)])
+            mask = own if mask is None else mask & own
         return mask
 
 
@@ -31,15 +34,14 @@ def peel(fn: Any) -> Peeled:
     """Strip Independent, Masked and Expanded, and nothing else: other classes mean something by `base_dist`."""
     masks: list[tuple[Any, int]] = []
     hidden = 0
-    while isinstance(fn, (dist.Independent, dist.MaskedDistribution, dist.ExpandedDistribution)):
+    while isinstance(fn, _WRAPPERS):
         if isinstance(fn, dist.MaskedDistribution):
             masks.append((fn._mask, hidden))
         elif isinstance(fn, dist.Independent):
             hidden += fn.reinterpreted_batch_ndims
         fn = fn.base_dist
     # A mask has the batch axes of what it wraps, so it lacks those that `to_event` hid inside of it.
-    spread = [jnp.reshape(mask, [*jnp.shape(mask), *([1] * (hidden - outer))]) for mask, outer in masks]
-    return Peeled(fn, tuple(spread), hidden)
+    return Peeled(fn, tuple((mask, hidden - outer) for mask, outer in masks), hidden)
 
 
 def wrapped(base: Any, shape: Sequence[int], mask: Any = None, hidden: int = 0) -> Any:

@@ -27,6 +27,8 @@ LAYERS = (
     "_augment",
     "_sites",
     "_normalised",
+    "_reads",
+    "_scans",
     "_model",
     "_evidence",
     "_complete",
@@ -36,6 +38,7 @@ LAYERS = (
     "_design",
     "_factors",
     "_gaussian",
+    "_chains",
     "_blocks",
     "_places",
     "_locations",
@@ -49,15 +52,15 @@ LAYERS = (
     "__init__",
 )
 
-# Names, with all that is under them, that only one layer may use: that layer.
+# Names, with all that is under them, that only some layers may use: those layers.
 KNOWN_TO = {
     "jax.make_jaxpr": "_links",
     "jax.extend": "_links",
     "jax.interpreters": "_links",
     "jax._src": "_links",
     "equinox.filter_make_jaxpr": "_links",
-    "numpyro.handlers": "_model",
-    "numpyro.primitives": "_model",
+    "numpyro.handlers": "_model and _scans",
+    "numpyro.primitives": "_model and _scans",
 }
 
 # ---- reading the package -----------------------------------------------------------------------------------
@@ -220,7 +223,7 @@ def private_knowledge(package: Package) -> Iterator[str]:
         used = list(uses(module))
         known = {(line, name) for name in KNOWN_TO for line, use in used if f"{use}.".startswith(f"{name}.")}
         for line, name in sorted(known):
-            if module.layer != KNOWN_TO[name]:
+            if module.layer not in KNOWN_TO[name].split(" and "):
                 yield f"{module.at(line)}: uses {name}, which only {KNOWN_TO[name]} may"
 
 

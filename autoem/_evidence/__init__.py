@@ -1,8 +1,10 @@
 """E-step engines, one per file: a way to compute the log evidence L; expected statistics are its gradient."""
 
+from ._chain_tables import Chained as Chained, ChainShape as ChainShape
 from ._elimination import Step as Step, Table as Table, Variable as Variable
 from ._factor import Factor as Factor
 from ._groups import Group as Group, Piece as Piece, Place as Place, Solution as Solution
+from .chain import Chain as Chain
 from .enumerate import Enumeration as Enumeration, Layout as Layout, chunk_for as chunk_for
 from .gaussian import Gaussian as Gaussian
 from .mixed import ConditionallyGaussian as ConditionallyGaussian

@@ -68,8 +68,11 @@ class Factor(eqx.Module):
         """log f for every latent value along the kept axes: (latents..., kept...)."""
         return self.contract(slots, features, batch_shape) + self.contract(jnp.ones_like(base), base, batch_shape)
 
-    def contract(self, slots: Array, features: Array, batch_shape: Sequence[int]) -> jax.Array:
-        """Sum slots · features over features and over the batch axes not kept: a matrix product where it can be."""
+    def contract(self, slots: Array, features: Array, batch_shape: Sequence[int], spread: bool = True) -> jax.Array:
+        """Sum slots · features over features and over the batch axes not kept: a matrix product where it can be.
+
+        Kept axes along which nothing changes get their full length if `spread`.
+        """
         lead = len(self.latents)
         lengths = [1] * lead + list(batch_shape)
         output = [*range(lead), *(lead + a for a in self.keep)]
@@ -83,6 +86,8 @@ class Factor(eqx.Module):
         times = math.prod(n for a, n in enumerate(lengths) if a not in present and a not in output)
         shape = [max(slots.shape[a], features.shape[a]) if a in present else 1 for a in output]
         result = jnp.reshape(result if times == 1 else result * times, shape)
+        if not spread:
+            return result
         full = [n if a < lead else lengths[a] for a, n in zip(output, shape, strict=True)]
         return jnp.broadcast_to(result, full)
 

@@ -15,5 +15,6 @@ from ._program import (
     Program as Program,
     is_concrete as is_concrete,
     restricted as restricted,
+    seams as seams,
     trace as trace,
 )

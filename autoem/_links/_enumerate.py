@@ -17,9 +17,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ._coordinates import ELEMENTWISE, MATRIX, REDUCTIONS, SCANS_ALONG
+from ._coordinates import ELEMENTWISE, MATRIX, REDUCTIONS, SCANS_ALONG, compacted
 from ._dependence import Dependence
-from ._program import Node, Program, bind
+from ._program import Node, Program, bind, is_concrete
 
 
 @dataclass(frozen=True)
@@ -133,8 +133,17 @@ def _reshape(node: Node, value: Lazy, out: tuple[int, ...], order: Sequence[str]
     return _lift(lambda x: jnp.reshape(x, target), [value], order)
 
 
+def _compacted(value: Lazy) -> Lazy:
+    """An index that is known and the same along an axis."""
+    array = value.array
+    if value.latents or not is_concrete(array) or not jnp.issubdtype(jnp.result_type(array), jnp.integer):
+        return value
+    return Lazy(compacted(np.asarray(array)), value.shape)
+
+
 def _join(node: Node, operands: Sequence[Lazy], order: Sequence[str]) -> Any:
     axis = node.params["dimension"]
+    operands = [_compacted(v) for v in operands]
     ndim = len(operands[0].shape)
     lengths = [max(v.compact[a] for v in operands) for a in range(ndim)]
     pieces = [v.expanded([axis, *(a for a in range(ndim) if lengths[a] > 1)]) for v in operands]

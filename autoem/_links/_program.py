@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -12,6 +12,8 @@ import numpy as np
 from jax.core import Tracer
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
+from ._scan import Body, Unrolled
+
 _CALLS = {"jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr", "core_call": "call_jaxpr", "remat": "jaxpr",
           "checkpoint": "jaxpr", "remat2": "jaxpr", "custom_lin": "jaxpr"}  # fmt: skip
 _CUSTOM = {"custom_jvp_call": "call_jaxpr", "custom_vjp_call": "call_jaxpr", "custom_vjp_call_jaxpr": "fun_jaxpr"}
@@ -19,13 +21,17 @@ _CUSTOM = {"custom_jvp_call": "call_jaxpr", "custom_vjp_call": "call_jaxpr", "cu
 
 @dataclass(frozen=True)
 class Node:
-    """One operation: `inputs` and `outputs` are value numbers. `body` is the program of a custom-derivative call."""
+    """One operation: `inputs` and `outputs` are value numbers. `body` is the program of a custom-derivative call.
+
+    `seam` marks the concatenation of a scan's steps: the first `seam` of them, one by one, and all others.
+    """
 
     primitive: Any
     params: dict[str, Any]
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     body: Program | None = None
+    seam: int = 0
 
     @property
     def name(self) -> str:
@@ -75,6 +81,16 @@ class Program:
         for node in self.nodes:
             values.update(zip(node.outputs, bind(node, [values[i] for i in node.inputs]), strict=True))
         return [values[i] for i in self.outputs]
+
+
+def seams(program: Program) -> dict[int, int]:
+    """Per value that comes from a scan's unequal steps: how many of the first are told apart (the most, if several)."""
+    found: dict[int, int] = {}
+    for node in program.nodes:
+        seam = max(node.seam, *(found.get(i, 0) for i in node.inputs), 0)
+        if seam:
+            found.update(dict.fromkeys(node.outputs, seam))
+    return found
 
 
 def bind(node: Node, operands: Sequence[Any]) -> list[Any]:
@@ -133,7 +149,7 @@ class _Flattener:
     def dtype(aval: Any) -> Any:
         return aval.dtype
 
-    def walk(self, jaxpr: Jaxpr, consts: Sequence[Any], arguments: Sequence[int]) -> list[int]:
+    def walk(self, jaxpr: Jaxpr, consts: Sequence[Any], arguments: Sequence[int], unroll: bool = True) -> list[int]:
         environment = dict(zip(jaxpr.invars, arguments, strict=True))
         environment.update({v: self.constant(c, v.aval) for v, c in zip(jaxpr.constvars, consts, strict=True)})
 
@@ -148,13 +164,54 @@ class _Flattener:
             if name in _CALLS and _CALLS[name] in eqn.params:
                 inner = eqn.params[_CALLS[name]]
                 closed = inner if isinstance(inner, ClosedJaxpr) else ClosedJaxpr(inner, ())
-                results = self.walk(closed.jaxpr, closed.consts, operands)
+                results = self.walk(closed.jaxpr, closed.consts, operands, unroll)
+            elif name == "scan" and unroll and not eqn.params["reverse"] and eqn.params["length"]:
+                results = self.unrolled(eqn.params, operands)
             else:
                 body = _flatten(eqn.params[_CUSTOM[name]]) if name in _CUSTOM else None
                 results = [self.new(v.aval) for v in eqn.outvars]
                 self.nodes.append(Node(eqn.primitive, eqn.params, tuple(operands), tuple(results), body))
             environment.update(zip(eqn.outvars, results, strict=True))
         return [read(atom) for atom in jaxpr.outvars]
+
+    def emit(self, function: Callable[..., Any], operands: Sequence[int]) -> list[int]:
+        """Add the operations of a function; scans among them are left alone."""
+        closed = jax.make_jaxpr(function)(*[self.avals[i] for i in operands])
+        return self.walk(closed.jaxpr, closed.consts, operands, unroll=False)
+
+    def join(self, pieces: Sequence[int], seam: int) -> int:
+        """Concatenate along the first axis."""
+        if len(pieces) == 1:
+            return pieces[0]
+        before = len(self.nodes)
+        (result,) = self.emit(lambda *xs: jax.lax.concatenate(xs, 0), pieces)
+        assert len(self.nodes) == before + 1
+        self.nodes[-1] = replace(self.nodes[-1], seam=seam)
+        return result
+
+    def unrolled(self, params: dict[str, Any], operands: Sequence[int]) -> list[int]:
+        """The results of a scan."""
+        step = _flatten(params["jaxpr"])
+        consts, states = params["num_consts"], params["num_carry"]
+        entering = step.inputs[consts : consts + states]
+        reach: dict[int, frozenset[int]] = {i: frozenset([j]) for j, i in enumerate(entering)}
+        for node in step.nodes:
+            met = frozenset().union(*(reach.get(i, frozenset()) for i in node.inputs))
+            reach.update(dict.fromkeys(node.outputs, met))
+        kept = frozenset(j for j in range(states) if step.outputs[j] == entering[j])
+
+        def call(wanted: Sequence[int], given: Sequence[Any]) -> list[Any]:
+            return restricted(step, [step.outputs[i] for i in wanted])(given)
+
+        def uses(wanted: Sequence[int]) -> frozenset[int]:
+            met = restricted(step, [step.outputs[i] for i in wanted])
+            needed = {i for n in met.nodes for i in n.inputs} | set(met.outputs)
+            return frozenset(position for position, i in enumerate(step.inputs) if i in needed)
+
+        body = Body(
+            call, uses, consts, states, params["length"], [reach.get(i, frozenset()) for i in step.outputs], kept
+        )
+        return Unrolled(body, self.emit, operands, self.join).results()
 
 
 def _flatten(closed: ClosedJaxpr) -> Program:
@@ -212,6 +269,53 @@ def _with_data_computed(program: Program) -> Program:
     return _without_dead_code(Program(tuple(late), program.inputs, program.outputs, program.avals, known))
 
 
+def _without_seams(program: Program) -> Program:
+    """A slice that lies within one piece of a concatenation is a slice of that piece."""
+    made = {n.outputs[0]: n for n in program.nodes if n.name == "concatenate"}
+    nodes: list[Node] = []
+    same: dict[int, int] = {}
+    for node in program.nodes:
+        node = replace(node, inputs=tuple(same.get(i, i) for i in node.inputs))
+        joined = made.get(node.inputs[0]) if node.name == "slice" else None
+        if joined is None:
+            nodes.append(node)
+            made.update({node.outputs[0]: node} if node.name == "concatenate" else {})
+            continue
+        axis = joined.params["dimension"]
+        starts, stops = node.params["start_indices"], node.params["limit_indices"]
+        first = 0
+        found = node
+        for piece in joined.inputs:
+            last = first + program.shape(piece)[axis]
+            whole = all(
+                (a == 0 and b == n) or d == axis
+                for d, (a, b, n) in enumerate(zip(starts, stops, program.shape(joined.outputs[0]), strict=True))
+            )
+            if whole and set(node.params["strides"] or (1,)) == {1} and starts[axis] == first and stops[axis] == last:
+                same[node.outputs[0]] = piece
+                found = None
+            first = last
+        if found is not None:
+            nodes.append(found)
+    outputs = tuple(same.get(i, i) for i in program.outputs)
+    return _without_dead_code(Program(tuple(nodes), program.inputs, outputs, program.avals, program.known))
+
+
+def _decided(program: Program) -> Program:
+    """A choice that the data make in the same way for all elements is no choice."""
+    same: dict[int, int] = {}
+    nodes: list[Node] = []
+    for node in program.nodes:
+        node = replace(node, inputs=tuple(same.get(i, i) for i in node.inputs))
+        which = program.known.get(node.inputs[0]) if node.name == "select_n" else None
+        if which is not None and is_concrete(which) and np.size(which) and np.ptp(np.asarray(which, int)) == 0:
+            same[node.outputs[0]] = node.inputs[1 + int(np.ravel(which)[0])]
+        else:
+            nodes.append(node)
+    outputs = tuple(same.get(i, i) for i in program.outputs)
+    return _without_dead_code(Program(tuple(nodes), program.inputs, outputs, program.avals, program.known))
+
+
 def _renumbered(program: Program) -> Program:
     """Number values in order of appearance, so that equal structures compare equal."""
     order: dict[int, int] = {}
@@ -221,7 +325,7 @@ def _renumbered(program: Program) -> Program:
     def move(ids: tuple[int, ...]) -> tuple[int, ...]:
         return tuple(order[i] for i in ids)
 
-    nodes = tuple(Node(n.primitive, n.params, move(n.inputs), move(n.outputs), n.body) for n in program.nodes)
+    nodes = tuple(replace(n, inputs=move(n.inputs), outputs=move(n.outputs)) for n in program.nodes)
     return Program(
         nodes,
         move(program.inputs),
@@ -239,5 +343,5 @@ def trace(function: Callable[..., Any], *arguments: Any) -> tuple[Program, Any]:
         program's outputs, in order.
     """
     closed, shape = jax.make_jaxpr(function, return_shape=True)(*arguments)
-    program = _without_dead_code(_flatten(closed))
-    return _renumbered(_with_data_computed(program)), jax.tree.structure(shape)
+    program = _without_dead_code(_without_seams(_flatten(closed)))
+    return _renumbered(_decided(_with_data_computed(program))), jax.tree.structure(shape)

@@ -1,0 +1,318 @@
+"""Discrete chains, exactly: scaled forward recursion; its gradient is the backward recursion.
+
+A step takes the message (probabilities of the latest values, given the data so far), multiplies it by the factors of
+the step and sums the oldest values out (Rabiner 1989, with scale factors held constant in the derivative, so that the
+reverse sweep is the plain backward recursion). Where a scaled step would underflow, the same is done on logarithms.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from .._types import Array, Key, Leaf
+from ._chain_tables import (
+    Chained,
+    ChainShape,
+    Potential,
+    Variable,
+    at_start,
+    in_time,
+    merged,
+    potential,
+    statistics_without_gate,
+    total_values,
+)
+from ._factor import Factor
+
+Slots = Sequence[Any]
+
+
+class Chain(eqx.Module):
+    """A block of discrete latents along a scan: L = log Σ_z Π f.
+
+    Attributes:
+        factors: the block's factors.
+        places: where each of them stands.
+        gates: per factor, (steps, batch...) whether it counts, for those that are gated.
+        closed: per factor, its log density where its gate is closed.
+        shape: static facts.
+    """
+
+    factors: tuple[Factor, ...]
+    places: tuple[Chained, ...] = eqx.field(static=True)
+    gates: tuple[Leaf | None, ...]
+    closed: tuple[float, ...] = eqx.field(static=True)
+    shape: ChainShape = eqx.field(static=True)
+
+    method = "forward-backward"
+
+    def prepare(self) -> Any:
+        """Sufficient statistics of the data."""
+        return tuple(statistics_without_gate(f, p) for f, p in zip(self.factors, self.places, strict=True))
+
+    def log_evidence(self, slots: Slots, prepared: Any, tilt: dict[str, Any] | None = None) -> Array:
+        """L(slots). `tilt` adds to the log density of each value of each element: its gradient is q(z)."""
+        beginning, later = self._potentials(slots, prepared, tilt)
+        if self.shape.start == self.shape.length:
+            return jnp.sum(_log_sum(beginning, len(self.shape.batch)))
+        lead = len(self.shape.message())
+        first = _log_sum(beginning, len(self.shape.batch), keep=lead)
+        total, lowest = self._scaled(first, later)
+        tiny = jnp.finfo(total.dtype).tiny ** 0.5
+        return jax.lax.cond(lowest > tiny, lambda: total, lambda: self._logarithmic(first, later))
+
+    def expected_statistics(self, slots: Slots, prepared: Any) -> tuple[Array, Slots]:
+        """L and S = ∇L, one array per factor, shaped like its slots."""
+        return jax.value_and_grad(lambda s: self.log_evidence(s, prepared))(slots)
+
+    def marginals(self, slots: Slots) -> dict[str, Array]:
+        """q(z = k) for every element of every latent: (values, [steps], batch...)."""
+        prepared = self.prepare()
+        batch = self.shape.batch
+        tilt = {n: jnp.zeros((k, self.shape.length, *batch)) for n, k, _ in self.shape.latents}
+        tilt |= {n: jnp.zeros((k, *batch)) for n, k, _ in self.shape.statics}
+        return jax.grad(lambda t: self.log_evidence(slots, prepared, t))(tilt)
+
+    def mode(self, slots: Slots) -> dict[str, Array]:
+        """The most probable joint states (Viterbi)."""
+        return self._choose(slots, lambda _, log_p: jnp.argmax(log_p, 0), jnp.max)[0]
+
+    def sample_with_density(self, key: Key, slots: Slots) -> tuple[dict[str, Array], Array]:
+        """One joint draw of all states (forward filtering, backward sampling), and its log density q(z | x)."""
+        return self._choose(
+            slots,
+            lambda t, log_p: jax.random.categorical(jax.random.fold_in(key, t), log_p, axis=0),
+            jax.nn.logsumexp,
+        )
+
+    def _potentials(self, slots: Slots, prepared: Any, tilt: dict[str, Any] | None) -> tuple[Array, list[Potential]]:
+        """The log density of the first steps, over `beginning`, and the potentials of the others."""
+        shape = self.shape
+        prepared = self.prepare() if prepared is None else prepared
+        axes, batch = shape.beginning(), len(shape.batch)
+        sizes = shape.sizes
+        beginning = jnp.zeros([sizes[n] for n, _ in axes] + list(shape.batch))
+        later = []
+        entries = []
+        for factor, place, s, own, gate, closed in zip(
+            self.factors, self.places, slots, prepared, self.gates, self.closed, strict=True
+        ):
+            p = potential(factor, place, shape, s, own)
+            entries.append((Potential(p.variables, p.array, gate, closed), place))
+        for name, array in (tilt or {}).items():
+            timed = any(name == n for n, _, _ in shape.latents)
+            count = shape.length if timed else 1
+            place = Chained(((name, 0),), 0, count, 0 if timed else None, tuple(range(batch)))
+            entries.append((Potential(place.variables, array if timed else array[:, None]), place))
+        for p, place in entries:
+            stop = place.first + place.count
+            for step in range(place.first, min(stop, shape.start)):
+                beginning = beginning + at_start(p, place, shape, step)
+            if stop > shape.start:
+                later.append(in_time(p, place, shape.start, shape.length))
+        return beginning, merged(later)
+
+    def _scaled(self, first: Array, later: Sequence[Potential]) -> tuple[Array, Array]:
+        """L by the scaled recursion, and the smallest scale factor."""
+        shape = self.shape
+        axes = tuple(range(len(shape.message())))
+        steps = shape.length - shape.start
+        level = jax.lax.stop_gradient(jnp.max(first, axes, keepdims=True))
+        level = jnp.where(jnp.isfinite(level), level, 0.0)
+        message = jnp.exp(first - level)
+        total = jnp.sum(level)
+        fixed: list[Potential] = []
+        moving: list[Potential] = []
+        for p in later:
+            lead = tuple(range(len(p.variables)))
+            top = jax.lax.stop_gradient(jnp.max(p.array, lead, keepdims=True))
+            varies = p.array.shape[len(lead)] > 1
+            if varies:
+                total = total + jnp.sum(jnp.broadcast_to(top, (*[1] * len(lead), steps, *shape.batch)))
+            weight = jnp.exp(p.array - top if varies else p.array)
+            if varies:
+                moving.append(Potential(p.variables, jnp.moveaxis(weight, len(lead), 0)))
+            else:
+                fixed.append(Potential(p.variables, jnp.squeeze(weight, len(lead)), p.gate, math.exp(p.closed)))
+        gates = [jnp.broadcast_to(p.gate, (steps, *shape.batch)) for p in fixed if p.gate is not None]
+
+        def step(message: Array, own: Any) -> tuple[Array, Array]:
+            arrays, open_ = own
+            pieces = [(p.variables, a) for p, a in zip(moving, arrays, strict=True)]
+            pieces += [(p.variables, p.array) for p in fixed if p.gate is None]
+            gated = [(p.variables, p.array) for p in fixed if p.gate is not None]
+            new = self._advance(message, [*pieces, *gated])
+            if gated:
+                closed = math.prod(p.closed for p in fixed if p.gate is not None)
+                new = jnp.where(open_, new, self._advance(message, pieces) * closed)
+            scale = jax.lax.stop_gradient(jnp.sum(new, axes))
+            return new / jnp.where(scale > 0, scale, 1.0), scale
+
+        opened = gates[0] if gates else jnp.zeros((steps, 0))
+        message, scales = jax.lax.scan(step, message, ([p.array for p in moving], opened))
+        # A scale of zero is not a result: the caller sees the smallest, and goes on with logarithms.
+        rest = jnp.sum(message, axes)
+        total = total + jnp.sum(jnp.log(jnp.where(scales > 0, scales, 1.0)))
+        total = total + jnp.sum(jnp.log(jnp.where(rest > 0, rest, 1.0)))
+        return total, jnp.min(scales)
+
+    def _advance(self, message: Array, pieces: Sequence[tuple[tuple[Variable, ...], Array]]) -> Array:
+        """One step: multiply and sum out, over (message's variables, batch...)."""
+        shape = self.shape
+        chained = {n for n, _, _ in shape.latents}
+        labels: dict[Any, int] = {v: i for i, v in enumerate(shape.step())}
+        batch = [len(labels) + i for i in range(len(shape.batch))]
+        before = [labels[(n, lag + 1) if n in chained else (n, lag)] for n, lag in shape.message()]
+        operands: list[Any] = [message, [*before, *batch]]
+        for variables, array in pieces:
+            lead = len(variables)
+            kept = [
+                b for b, n in zip(batch, array.shape[lead:], strict=True) if n > 1 or n == shape.batch[b - batch[0]]
+            ]
+            gone = [lead + i for i, b in enumerate(batch) if b not in kept]
+            operands += [jnp.squeeze(array, tuple(gone)), [*(labels[v] for v in variables), *kept]]
+        present = {i for spec in operands[1::2] for i in spec}
+        out = [labels[v] for v in shape.message()]
+        result = jnp.einsum(*operands, [i for i in (*out, *batch) if i in present], optimize="optimal")
+        lengths = [shape.sizes[n] for n, _ in shape.message()]
+        if not all(i in present for i in out):
+            at = iter(result.shape)
+            result = jnp.reshape(result, [next(at) if i in present else 1 for i in (*out, *batch)])
+            result = jnp.broadcast_to(result, (*lengths, *shape.batch))
+        return result
+
+    def _logarithmic(self, first: Array, later: Sequence[Potential]) -> Array:
+        """L by a recursion on logarithms."""
+
+        def step(message: Array, own: Any) -> tuple[Array, None]:
+            return _log_sum(
+                self._joint(message, own, later), len(self.shape.batch), keep=len(self.shape.message())
+            ), None
+
+        message, _ = jax.lax.scan(step, first, self._streams(later))
+        return jnp.sum(_log_sum(message, len(self.shape.batch)))
+
+    def _streams(self, later: Sequence[Potential]) -> Any:
+        """What changes from step to step, steps leading: arrays and gates, None where nothing does."""
+        steps = self.shape.length - self.shape.start
+        arrays = [jnp.moveaxis(p.array, len(p.variables), 0) if p.array.shape[len(p.variables)] > 1 else None
+                  for p in later]  # fmt: skip
+        gates = [None if p.gate is None else jnp.broadcast_to(p.gate, (steps, *self.shape.batch)) for p in later]
+        return arrays, gates, jnp.arange(steps)
+
+    def _joint(self, message: Array, own: Any, later: Sequence[Potential]) -> Array:
+        """Log density of one step over `step()` and batch."""
+        shape = self.shape
+        chained = {n for n, _, _ in shape.latents}
+        arrays, gates, _ = own
+        axes = shape.step()
+        before = tuple((n, lag + 1) if n in chained else (n, lag) for n, lag in shape.message())
+        total = Potential(before, message).aligned(axes, message, len(shape.batch))
+        for p, array, gate in zip(later, arrays, gates, strict=True):
+            value = jnp.squeeze(p.array, len(p.variables)) if array is None else array
+            if gate is not None:
+                value = jnp.where(gate, value, p.closed)
+            total = total + p.aligned(axes, value, len(shape.batch))
+        lengths = [shape.sizes[n] for n, _ in axes]
+        return jnp.broadcast_to(total, (*lengths, *shape.batch))
+
+    def _choose(
+        self, slots: Slots, pick: Callable[[Any, Array], Array], reduction: Callable[..., Array]
+    ) -> tuple[dict[str, Array], Array]:
+        """Joint states and their log q: forwards by `reduction`, backwards by `pick`(step, log p (values, batch))."""
+        shape = self.shape
+        beginning, later = self._potentials(slots, self.prepare(), None)
+        lead, batch = len(shape.message()), len(shape.batch)
+        first = _reduced(beginning, batch, lead, reduction)
+        sizes = shape.sizes
+
+        def forwards(message: Array, own: Any) -> tuple[Array, Array]:
+            new = _reduced(self._joint(message, own, later), batch, lead, reduction)
+            # Only differences between values matter from here on.
+            new = new - jnp.max(new, tuple(range(lead)), keepdims=True)
+            return new, message
+
+        def backwards(state: tuple[Array, Array], own: Any) -> Any:
+            chosen, log_q = state
+            message, stream = own
+            log_p = _given(self._joint(message, stream, later), chosen, batch, total_values(shape.message(), sizes))
+            index, log_q = _picked(pick, stream[-1] + 2, log_p, log_q)
+            old = _unravelled(index, shape.summed(), sizes)
+            now = _unravelled(chosen, shape.message(), sizes) | old
+            names = {n for n, _, _ in shape.latents}
+            before = [now[(n, lag + 1) if n in names else (n, lag)] for n, lag in shape.message()]
+            return (_ravelled(before, shape.message(), sizes, shape.batch), log_q), old
+
+        log_q = jnp.zeros(())
+        states: dict[str, Array] = {}
+        if shape.start < shape.length:
+            streams = self._streams(later)
+            last, messages = jax.lax.scan(forwards, first, streams)
+            final = jnp.reshape(last, (-1, *shape.batch))
+        else:
+            final = jnp.reshape(first, (-1, *shape.batch))
+        chosen, log_q = _picked(pick, 1, jax.nn.log_softmax(final, 0), log_q)
+        at_end = _unravelled(chosen, shape.message(), sizes)
+        old: dict[Variable, Array] = {}
+        if shape.start < shape.length:
+            (chosen, log_q), old = jax.lax.scan(backwards, (chosen, log_q), (messages, streams), reverse=True)
+        log_p = _given(beginning, chosen, batch, total_values(shape.message(), sizes))
+        rest = shape.beginning()[lead:]
+        index, log_q = _picked(pick, 0, log_p, log_q)
+        opening = _unravelled(chosen, shape.message(), sizes) | _unravelled(index, rest, sizes)
+        for name, _, depth in shape.latents:
+            first_steps = [opening[name, lag] for lag in reversed(range(shape.start))]
+            steps = jnp.stack(first_steps)
+            if shape.start < shape.length:
+                # Backwards, step t settled the value `depth` steps back; the last ones are in the final message.
+                settled = old[name, depth]
+                tail = [at_end[name, lag][None] for lag in reversed(range(depth))]
+                steps = jnp.concatenate([steps[: shape.start - depth], settled, *tail])
+            states[name] = steps
+        for name, _, _ in shape.statics:
+            states[name] = opening[name, 0]
+        return states, jnp.sum(log_q)
+
+
+def _log_sum(array: Array, batch: int, keep: int = 0) -> Array:
+    return _reduced(array, batch, keep, jax.nn.logsumexp)
+
+
+def _reduced(array: Array, batch: int, keep: int, reduction: Callable[..., Array]) -> Array:
+    """Reduce the axes between the first `keep` and the last `batch`."""
+    axes = tuple(range(keep, array.ndim - batch))
+    return reduction(array, axis=axes) if axes else array
+
+
+def _given(joint: Array, chosen: Array, batch: int, values: int) -> Array:
+    """Log probabilities of the other values (values, batch...) at the chosen ones (batch...) of the leading axes."""
+    tail = joint.shape[joint.ndim - batch :]
+    flat = jnp.reshape(joint, (values, -1, *tail))
+    picked = jnp.take_along_axis(flat, jnp.broadcast_to(chosen, (1, 1, *tail)), 0)[0]
+    return jax.nn.log_softmax(picked, 0)
+
+
+def _picked(pick: Any, step: Any, log_p: Array, log_q: Array) -> tuple[Array, Array]:
+    index = pick(step, log_p)
+    return index, log_q + jnp.sum(jnp.take_along_axis(log_p, index[None], 0))
+
+
+def _unravelled(index: Array, variables: Sequence[Variable], sizes: dict[str, int]) -> dict[Variable, Array]:
+    result = {}
+    for v in reversed(variables):
+        result[v] = index % sizes[v[0]]
+        index = index // sizes[v[0]]
+    return result
+
+
+def _ravelled(values: Sequence[Array], variables: Sequence[Variable], sizes: dict[str, int], batch: Any) -> Array:
+    index: Any = jnp.zeros(batch, int)
+    for value, v in zip(values, variables, strict=True):
+        index = index * sizes[v[0]] + value
+    return index
