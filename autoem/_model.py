@@ -17,7 +17,7 @@ from numpyro.infer.initialization import init_to_sample
 from numpyro.primitives import Messenger
 
 from ._augment import Note, Rewritten, augment
-from ._links import Program, analyse, seams, trace
+from ._links import Program, analyse, restricted, seams, trace
 from ._normalised import Unknowns, is_one
 from ._reads import Read, separate
 from ._scans import aligned, watched
@@ -288,6 +288,8 @@ def read_model(
             del sites[name]
         else:
             sites[name] = _gaussian(sites[name], reached[name])
+    numbers = {part: numbers[part] for name in sites for part in own[name]}
+    program = restricted(program, jax.tree.leaves(numbers))
     gaussians = tuple(n for n in continuous if n not in unused)
     for name, site in sites.items():
         for part in own[name] if site.role == "observed" else ():

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax.numpy as jnp
-import numpyro.distributions as dist
 
 from .._wrappers import element_shape, is_discrete, peel, wrapped
 from ._base import AbstractRepresentation, Part, Unsuitable
@@ -61,6 +60,8 @@ class _Rewriting:
         if representation is None:
             self.sites[name] = dict(site)
             return
+        if self.found.get(name) is site:
+            site = _without_masked_data(site)
         peeled = peel(site["fn"])
         shape = element_shape(site["fn"], site["value"])
         hidden = representation.hidden()
@@ -117,7 +118,7 @@ def _placed(part: Part, shape: Sequence[int], peeled: Any) -> dict[str, Any]:
 def _without_masked_data(site: Mapping[str, Any]) -> Mapping[str, Any]:
     """What is masked out may be NaN; once masks depend on the auxiliary variable it could not be told apart."""
     peeled = peel(site["fn"])
-    if peeled.mask is None or not site["is_observed"] or isinstance(peeled.base, dist.Unit):
+    if peeled.mask is None:
         return site
     keep = jnp.reshape(peeled.mask, [*jnp.shape(peeled.mask), *([1] * peeled.base.event_dim)])
     feasible = peeled.base.support.feasible_like(jnp.asarray(site["value"]))
@@ -139,5 +140,5 @@ def rewrite(
     """
     rewriting = _Rewriting(found, values, catalogue)
     for name, site in found.items():
-        rewriting.visit(name, _without_masked_data(site) if site["type"] == "sample" else site, name)
+        rewriting.visit(name, site, name)
     return Rewritten(rewriting.sites, tuple(rewriting.auxiliaries), tuple(rewriting.notes))
