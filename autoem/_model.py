@@ -9,13 +9,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import numpyro
 from numpyro import handlers
 from numpyro.distributions import constraints
 from numpyro.infer.initialization import init_to_sample
 from numpyro.primitives import Messenger
 
-from ._links import Program, analyse, trace
+from ._family import AbstractKernel, Odds, Uniform, kernel_of
+from ._links import Program, analyse, is_concrete, trace
 from ._sites import Site, check_data, is_discrete, peel, read_site, site_outputs
 from ._types import Key, Params, Refusal
 
@@ -52,6 +54,7 @@ class Model:
         outputs: site -> {"value", "log_prob", "mask", "scale", "arguments"} as value numbers.
         unused: continuous latents that nothing depends on; they integrate to one.
         gaussians: names of the Gaussian latents, in order.
+        conjugates: names of the continuous latents that are to be conjugate to all that depends on them, in order.
     """
 
     sites: dict[str, Site]
@@ -62,6 +65,7 @@ class Model:
     outputs: dict[str, Any]
     unused: tuple[str, ...] = ()
     gaussians: tuple[str, ...] = ()
+    conjugates: tuple[str, ...] = ()
 
 
 def _run(model: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], key: Key) -> dict[str, Any]:
@@ -175,7 +179,7 @@ def read_model(
         args, kwargs: its arguments; they stay concrete.
         maximize: names of sample sites to treat as parameters, "global", or None.
         flat: names of maximised sites whose prior is ignored, or True for all.
-        leaves: keep Gaussian latents that nothing depends on, for their posterior; for a fit they integrate to one.
+        leaves: keep continuous latents that nothing depends on, for their posterior; for a fit they integrate to one.
 
     Raises:
         ValueError: nothing to maximise, unknown names, data that are missing or outside a support.
@@ -217,18 +221,23 @@ def read_model(
     program, tree = trace(outputs, *[unknowns[n] for n in order])
     numbers = jax.tree.unflatten(tree, program.outputs)
     inputs = dict(zip(order, program.inputs, strict=True))
-    kept = {n for n in continuous if leaves and _is_gaussian(sites[n]) and numbers[n]["mask"] is None}
+    kernels = {n: own_kernel(sites[n], program, numbers[n]) for n in continuous}
+    kept = {n for n in continuous
+            if leaves and (kernels[n] or _is_gaussian(sites[n])) and numbers[n]["mask"] is None}  # fmt: skip
     unused = tuple(n for n in continuous if n not in kept and not _reached(n, inputs[n], program, numbers))
     for name in continuous:
         if name in unused:
             del sites[name]
         else:
-            sites[name] = _gaussian(sites[name], _reached(name, inputs[name], program, numbers))
-    gaussians = tuple(n for n in continuous if n not in unused)
+            sites[name] = _integrated(
+                sites[name], kernels[name] is not None, _reached(name, inputs[name], program, numbers)
+            )
     for name, site in sites.items():
         if site.role == "observed":
             check_data(site, peel(samples[name]["fn"]).base, program.known.get(numbers[name]["value"]))
-    return Model(sites, parameters, latents, program, inputs, numbers, unused, gaussians)
+    gaussians = tuple(n for n, site in sites.items() if site.role == "gaussian")
+    conjugates = tuple(n for n, site in sites.items() if site.role == "conjugate")
+    return Model(sites, parameters, latents, program, inputs, numbers, unused, gaussians, conjugates)
 
 
 def _reached(name: str, number: int, program: Program, outputs: Mapping[str, Any]) -> list[str]:
@@ -242,15 +251,31 @@ def _is_gaussian(site: Site) -> bool:
     return site.family is not None and site.family.name in ("normal", "multivariate normal")
 
 
-def _gaussian(site: Site, children: Sequence[str]) -> Site:
-    """A continuous latent that other sites depend on must be Gaussian."""
-    if not _is_gaussian(site):
+def own_kernel(site: Site, program: Program, outputs: Mapping[str, Any]) -> AbstractKernel | None:
+    """The features through which a continuous latent enters its own density; None where no engine knows them."""
+    if site.family is None:
+        return None
+    arguments = outputs["arguments"]
+    if isinstance(site.family, Uniform):
+        low, high = (program.known.get(arguments[n], np.nan) for n in ("low", "high"))
+        unit = is_concrete(low, high) and np.all(np.equal(low, 0)) and np.all(np.equal(high, 1))
+        return Odds() if unit else None
+    shapes = {n: jax.ShapeDtypeStruct(program.shape(i), jnp.result_type(float)) for n, i in arguments.items()}
+    conditional = jax.eval_shape(site.family.value_conditional, shapes)
+    shape = program.shape(outputs["value"])
+    return kernel_of(conditional, size=shape[-1] if shape else 1)
+
+
+def _integrated(site: Site, conjugate: bool, children: Sequence[str]) -> Site:
+    """A continuous latent that other sites depend on must be Gaussian, or of a family that can be conjugate."""
+    if not (conjugate or _is_gaussian(site)):
         raise Refusal(
             f"Site {site.name!r} ({site.distribution}) is a continuous latent on which {children[0]!r} depends; autoem "
-            "integrates out Normal and MultivariateNormal latents only, so far. If it is a parameter, name it: "
-            f"maximize=[{site.name!r}, ...] or maximize='global'."
+            "integrates out Normal and MultivariateNormal latents, and those whose density is conjugate to all that "
+            "depends on them (Gamma, InverseGamma, Exponential, Beta, Uniform(0, 1), Dirichlet, VonMises), so far. If "
+            f"it is a parameter, name it: maximize=[{site.name!r}, ...] or maximize='global'."
         )
-    return replace(site, role="gaussian")
+    return replace(site, role="gaussian" if _is_gaussian(site) else "conjugate")
 
 
 def _require_something(parameters: Mapping[str, Parameter], samples: Mapping[str, Any]) -> None:
