@@ -128,6 +128,9 @@ def _argument(model: Model, latent: str, site: Site, argument: str, d: Dependenc
     own = model.sites[latent]
     kernel = own_kernel(own, model.program, model.outputs[latent])
     assert kernel is not None
+    if not d.selects(latent):
+        _refuse(model, latent, f"each element of {where} depends on several elements of it (or an index hides which: "
+                "a latent's, or one that is traced)")  # fmt: skip
     conditional = _conditional(model, latent, site, argument)
     power = d.power if kernel.scales else 1.0 if d.pure else None
     if conditional is not None and power is not None:
@@ -182,9 +185,7 @@ def _element(model: Model, latent: str, site: Site, argument: str, d: Dependence
         coords = tuple(np.squeeze(c, axes) for c in coords[: len(shape) - event] if c is not None)
         shape = shape[: len(shape) - event]
     flat = flat_index(coords, shape) if coords else np.zeros((), int)
-    if flat is None:
-        _refuse(model, latent, f"each element of {where} depends on several elements of it (or an index hides which: "
-                "a latent's, or one that is traced)")  # fmt: skip
+    assert flat is not None
     if np.any(flat < 0):
         _refuse(model, latent, f"some elements of {where} do not depend on it")
     return np.reshape(flat, [1] * (len(site.batch_shape) - np.ndim(flat)) + list(np.shape(flat)))

@@ -88,7 +88,7 @@ class LatentArgument(AbstractFamily):
             power = own[..., 1] * jnp.asarray(given[self.argument])[..., None] ** conditional.exponent
             constant, own = slots - power, jnp.stack(jnp.broadcast_arrays(own[..., 0] * self.power, power), -1)
         else:
-            constant = slots - own @ self.kernel.features(given[self.argument])
+            constant = slots - jnp.einsum("...fm,...m->...f", own, self.kernel.features(given[self.argument]))
         shape = (*jnp.broadcast_shapes(constant.shape, own.shape[:-1]), own.shape[-1])
         both = jnp.concatenate([jnp.broadcast_to(constant, shape[:-1])[..., None], jnp.broadcast_to(own, shape)], -1)
         return jnp.reshape(both, (*shape[:-2], -1))
