@@ -2,8 +2,8 @@
 
 Nothing of autoem: for each joint value of the discrete latents, NumPyro's own log joint density is evaluated on a
 fine grid for every element of every continuous latent, the others held; that it is a sum over elements is verified at
-another point. The trapezoidal rule on log u, logit u, the circle or the logits of a stick-breaking is exact to rounding for
-such densities.
+another point. The trapezoidal rule on log u, logit u, the circle or the logits of a stick-breaking is exact to
+rounding for such densities.
 """
 
 from __future__ import annotations
