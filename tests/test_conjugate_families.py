@@ -6,6 +6,7 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
+from jax.scipy.special import gammaln
 from numpy.testing import assert_allclose
 from numpyro.distributions import constraints
 from scipy import integrate
@@ -200,11 +201,13 @@ def random_model(seed):
     return model, data, params
 
 
-SEEDS = [pytest.param(s, marks=[pytest.mark.slow] if s >= 10 else []) for s in range(60)]
+SEEDS = [pytest.param(s, marks=[pytest.mark.slow] if s >= 8 else []) for s in range(60)]
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_random_model(seed):
+def test_random_model(seed, monkeypatch):
+    # JAX's betaln, by which NumPyro computes its negative binomial, is off by 1e-6 in float64.
+    monkeypatch.setattr("numpyro.distributions.conjugate.betaln", lambda a, b: gammaln(a) + gammaln(b) - gammaln(a + b))
     model, data, params = random_model(seed)
     em = autoem.EM(model)
     derivation = em.derive(data)

@@ -137,6 +137,5 @@ class LatentArgument(AbstractFamily):
     def describe_statistics(self) -> tuple[str, ...]:
         """Products of the two sets of features."""
         features = ("1", *self.kernel.describe)
-        names = [t if f == "1" else f if t == "1" else f"{t} {f}"
-                 for t in self.inner.describe_statistics() for f in features]  # fmt: skip
-        return tuple(names)
+        own = [f"({t})" if "-" in t else t for t in self.inner.describe_statistics()]
+        return tuple(t if f == "1" else f if t == "1" else f"{t} {f}" for t in own for f in features)
