@@ -20,7 +20,21 @@ from autoem._uncertainty import certify
 KEY = jax.random.key(0)
 
 
-@pytest.mark.parametrize("name", CASES)
+SLOW = {
+    "poisson_regression_with_frailty",
+    "lifetimes_of_two_kinds",
+    "precision_by_group_and_chi2",
+    "weibull_and_pareto",
+    "masked_and_scaled",
+    "two_latents_apart",
+    "maximised_with_priors",
+    "mixture_of_dirichlets",
+    "outliers_by_two_mechanisms",
+    "hidden_counts",
+}
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] if n in SLOW else []) for n in CASES])
 def test_against_quadrature(name):
     case = CASES[name]()
     maximised = ("a", "b") if name == "maximised_with_priors" else ()
