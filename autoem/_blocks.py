@@ -11,11 +11,14 @@ import numpy as np
 
 from ._chains import in_chain, lay_out_chain
 from ._complete import CompleteData
+from ._conjugacy import Entrance, find_entrances
+from ._conjugate import lay_out_conjugate
 from ._design import Design
-from ._evidence import Chain, ConditionallyGaussian, Enumeration, Factor, Gaussian, Layout, Observed, chunk_for
+from ._evidence import Chain, Conjugate, Enumeration, Factor, Gaussian, Layout, Mixed, Observed, chunk_for
 from ._factors import Skeleton, as_floats, complete_data, numbers_of
 from ._family import LinearGaussian
-from ._gaussian import Laid, lay_out
+from ._gaussian import lay_out
+from ._laid import Laid
 from ._links import Coordinates, Dependence, Program, analyse, is_concrete, own_coordinates, restricted
 from ._links._coordinates import collapse, merge
 from ._model import Model
@@ -29,7 +32,7 @@ _TRACED = (
 )
 
 
-Evidence: TypeAlias = Enumeration | Chain | Observed | Gaussian | ConditionallyGaussian
+Evidence: TypeAlias = Enumeration | Chain | Observed | Gaussian | Conjugate | Mixed
 
 
 @dataclass(frozen=True)
@@ -59,13 +62,15 @@ def build(model: Model) -> tuple[CompleteData, list[Block], list[Skeleton]]:
     met = gaussian_dependence(model, model.program) if model.gaussians else {}
     touches = {site.name: touches_of(model, site, met) if met else () for site in sites}
     choices = {site.name: "" if touches[site.name] else _canonical(model, site, by_parameter) for site in sites}
+    entrances = find_entrances(model, choices) if model.conjugates else {}
     # From here on, only what the chosen forms need: a canonical site's own log_prob is not looked at.
     used = [i for s in sites for i, _ in numbers_of(s, model.outputs[s.name], not choices[s.name]).values()]
     used += [i for s in sites for k in ("mask", "scale", "value") if (i := model.outputs[s.name][k]) is not None]
     program = restricted(model.program, used)
     latents = {model.reads[n].number: (n, own_coordinates(_batch_shape(model, n))) for n in model.axes}
     by_latent = analyse(program, latents, kinds=False)
-    skeletons = [_skeleton(model, s, choices[s.name], by_latent, by_parameter, touches[s.name]) for s in sites]
+    skeletons = [_skeleton(model, s, choices[s.name], by_latent, by_parameter, touches[s.name], entrances.get(s.name))
+                 for s in sites]  # fmt: skip
     complete, designs = complete_data(model, program, skeletons, by_latent)
     blocks = _group(model, complete, skeletons, designs)
     return complete, blocks, skeletons
@@ -110,8 +115,13 @@ def _canonical(model: Model, site: Site, by_parameter: set[int]) -> str:
 
 def _skeleton(
     model: Model, site: Site, why: str, by_latent: Mapping[int, Dependence], by_parameter: set[int],
-    touches: tuple[Touch, ...],
+    touches: tuple[Touch, ...], entrance: Entrance | None,
 ) -> Skeleton:  # fmt: skip
+    if touches and entrance is not None:
+        raise Refusal(
+            f"Site {site.name!r} holds the continuous latents {touches[0].latent!r} and {entrance.latent!r}: together "
+            "they are neither Gaussian nor conjugate."
+        )
     out, canonical = model.outputs[site.name], not why
     numbers = numbers_of(site, out, canonical)
     _check_weight(site, out, by_latent, by_parameter, touches)
@@ -128,10 +138,10 @@ def _skeleton(
                 + ("" if is_concrete(*model.program.known.values()) else _TRACED)
             )
     ordered = tuple(n for n in model.axes if n in coordinates)
-    if site.role == "gaussian" and out["scale"] is not None:
+    if site.role in ("gaussian", "conjugate") and out["scale"] is not None:
         raise Refusal(f"The continuous latent {site.name!r} has a scale (subsampling, or handlers.scale): autoem does "
                       "not integrate a density that is raised to a power.")  # fmt: skip
-    return Skeleton(site, canonical, why, ordered, coordinates, touches)
+    return Skeleton(site, canonical, why, ordered, coordinates, touches, entrance)
 
 
 def _check_weight(
@@ -183,43 +193,59 @@ def _group(
     initial = {n: p.initial for n, p in model.parameters.items()}
     shapes = [s.shape for s in jax.eval_shape(complete.slots, initial)]
     together = _Union()
-    hidden = [(*f.latents, *dict.fromkeys(t.latent for t in s.touches)) for f, s in relevant]
+    hidden = [(*f.latents, *_continuous(s)) for f, s in relevant]
     for names in hidden:
         for name in names:
             together.join(names[0], name)
     for name, read in model.reads.items():
         together.join(read.latent, name)
     blocks = []
-    for root in dict.fromkeys(together.find(n) for n in (*model.latents, *model.gaussians)):
+    for root in dict.fromkeys(together.find(n) for n in (*model.latents, *model.gaussians, *model.conjugates)):
         members = [n for n in model.axes if together.find(n) == root]
-        gaussians = [n for n in model.gaussians if together.find(n) == root]
         positions = [i for i, names in enumerate(hidden) if names and together.find(names[0]) == root]
-        plain = [i for i in positions if not relevant[i][1].touches]
+        plain = [i for i in positions if not _continuous(relevant[i][1])]
         own = [relevant[i] for i in plain], members, [shapes[i] for i in plain]
+        touching = [i for i in positions if i not in plain]
         along = any(in_chain(model, m) for m in members)
-        if along and gaussians:
+        if along and touching:
             raise Refusal(
-                f"The Gaussian latents {', '.join(map(repr, gaussians))} depend on the chain {members[0]!r}: given the "
-                "data they are a mixture over all its paths, too many to sum exactly."
+                f"Site {relevant[touching[0]][0].site!r} holds a continuous latent that depends on the chain "
+                f"{model.reads[members[0]].latent!r}: given the data it is a mixture over all paths, too many to sum "
+                "exactly."
             )
-        if not gaussians:
+        if not touching:
             evidence = lay_out_chain(model, *own) if along else _block(model, *own)
             blocks.append(Block(evidence, evidence, tuple(plain)))
             continue
-        touching = [i for i in positions if relevant[i][1].touches]
-        laid = _lay_out(model, complete, [relevant[i] for i in touching], touching, gaussians, members, designs)
+        gaussians, conjugates = ([n for n in names if together.find(n) == root]
+                                 for names in (model.gaussians, model.conjugates))  # fmt: skip
+        if gaussians and conjugates:
+            raise Refusal(
+                f"The Gaussian latent {gaussians[0]!r} and the {model.sites[conjugates[0]].distribution} latent "
+                f"{conjugates[0]!r} depend on the same discrete latent {members[0]!r}: autoem does not sum over it "
+                "with latents of both kinds."
+            )
+        held = [relevant[i] for i in touching]
+        if gaussians:
+            laid = _lay_out(model, complete, held, touching, gaussians, members, designs)
+        else:
+            laid = lay_out_conjugate(model, conjugates, held, [shapes[i] for i in touching])
         fast, full = laid.fast, laid.full
         if members:
-            discrete = _block(model, *own, extra=_table(model, laid, members))
-            fast = full = ConditionallyGaussian(
-                laid.fast, discrete, {n: StaticArray(c) for n, c in laid.states.items()}
-            )
+            discrete = _block(model, *own, extra=_table(model, laid, [n for n in members if n in laid.states]))
+            fast = full = Mixed(laid.fast, discrete, {n: StaticArray(c) for n, c in laid.states.items()})
         blocks.append(Block(fast, full, (*touching, *plain)))
     outright = tuple(i for i, names in enumerate(hidden) if not names)
     if outright:
         evidence = Observed(tuple(factors[i] for i in outright), tuple(shapes[i] for i in outright))
         blocks.append(Block(evidence, evidence, outright))
     return blocks
+
+
+def _continuous(skeleton: Skeleton) -> tuple[str, ...]:
+    """The continuous latents that a site holds."""
+    own = () if skeleton.entrance is None else (skeleton.entrance.latent,)
+    return (*dict.fromkeys(t.latent for t in skeleton.touches), *own)
 
 
 def _lay_out(

@@ -10,9 +10,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from ._blocks import Evidence, Skeleton, build
+from ._blocks import Evidence, build
 from ._complete import CompleteData
 from ._evidence import Chain
+from ._factors import Skeleton
 from ._model import Model, read_model
 from ._places import Plan
 from ._recognise import recognise
@@ -132,6 +133,7 @@ class Derivation:
         self.machine = machine
         self.detailed = detailed
         found = {n: self._latent(n) for n in model.latents} | dict.fromkeys(model.gaussians, _GAUSSIAN)
+        found |= {s.site.name: _conjugate(s, skeletons) for s in skeletons if s.site.role == "conjugate"}
         self.latents = found
         self.params = {n: _parameter(plan) for n, plan in plans.items()}
         self.exact = all(f.exact for f in (*self.latents.values(), *self.params.values()))
@@ -167,6 +169,16 @@ class Derivation:
 
     def _repr_markdown_(self) -> str:
         return self._page.markdown()
+
+
+def _conjugate(own: Skeleton, skeletons: Sequence[Skeleton]) -> Found:
+    """A conjugate latent, from the skeleton of its own density."""
+    assert own.entrance is not None
+    latent, kernel = own.entrance.latent, own.entrance.kernel
+    sites = [s.site.name for s in skeletons if s.entrance is not None and s.entrance.latent == latent]
+    features = ", ".join(kernel.describe).replace("u", latent)
+    reason = f"enters all its factors ({', '.join(sites)}) through {features} only: given all else its density is "
+    return Found(kernel.name, "conjugate", True, reason + kernel.name)
 
 
 def _parameter(plan: Plan) -> Found:

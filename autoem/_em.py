@@ -346,7 +346,7 @@ class EM:
         return standard_errors(derivation, _complete_params(params, derivation))
 
     def _derive_with_leaves(self, args: Any, kwargs: Any) -> Derivation:
-        """The derivation with latents that no datum depends on, where those are Gaussian too."""
+        """The derivation with latents that no datum depends on, where an engine knows those too."""
         derivation = self.derive(*args, **kwargs)
         if not derivation.model.unused:
             return derivation

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ._complete import CompleteData, Prior
+from ._conjugacy import Entrance
 from ._design import Design, design_of
 from ._evidence import Factor
 from ._family import AbstractWeighted
@@ -44,6 +45,7 @@ class Skeleton:
         latents: discrete latents that it depends on.
         coordinates: per latent, over the site's batch axes.
         touches: how it meets the Gaussian latents.
+        entrance: how it holds a conjugate latent, if it does.
     """
 
     site: Site
@@ -52,6 +54,7 @@ class Skeleton:
     latents: tuple[str, ...]
     coordinates: dict[str, Coordinates]
     touches: tuple[Touch, ...] = ()
+    entrance: Entrance | None = None
 
 
 def numbers_of(site: Site, out: Mapping[str, Any], canonical: bool) -> dict[str, tuple[int, int]]:
@@ -61,6 +64,9 @@ def numbers_of(site: Site, out: Mapping[str, Any], canonical: bool) -> dict[str,
         if site.family is not None:
             numbers |= {n: (out["arguments"][n], d) for n, d in site.family.argument_ndims.items()}
         return numbers
+    if site.role == "conjugate":
+        assert site.family is not None
+        return {n: (out["arguments"][n], d) for n, d in site.family.argument_ndims.items()}
     density = {} if canonical else {"@log_prob": (out["log_prob"], 0)}
     if not canonical and not isinstance(site.family, AbstractWeighted):
         return density
@@ -94,6 +100,10 @@ def complete_data(
             ndim = len(program.shape(number)) - (support.ndim - 1)
             values = np.reshape(support, (len(support), *([1] * ndim), *support.shape[1:]))
             inputs[number] = Lazy(values.astype(program.avals[number].dtype), program.shape(number), (name,))
+        for name in model.conjugates:  # what multiplies the latent is its argument at one
+            number = model.reads[name].number
+            shape = program.shape(number)
+            inputs[number] = Lazy(np.ones((1,) * len(shape), program.avals[number].dtype), shape)
         unheld = {i: None for i in program.inputs if i not in inputs}
         values = evaluate_lazily(program, {**inputs, **unheld}, program.known, by_latent, model.axes, numbers)
         entries = []
@@ -125,6 +135,8 @@ def complete_data(
         weight = _weight(data)
         if skeleton.touches:
             factors.append(_gaussian_factor(skeleton, designs[skeleton.site.name]))
+        elif skeleton.site.role == "conjugate":
+            factors.append(_own_factor(skeleton, data))
         elif skeleton.site.role == "maximised":
             priors.append(Prior(skeleton.site.name, skeleton.site.family, weight))
         else:
@@ -190,6 +202,14 @@ def _gaussian_factor(skeleton: Skeleton, design: Design) -> Factor:
     return Factor(site.name, skeleton.latents, site.batch_shape, (), True, design.family, None, constants, None, None)
 
 
+def _own_factor(skeleton: Skeleton, data: Mapping[str, Any]) -> Factor:
+    """The own density of a conjugate latent; its statistics come from the E-step."""
+    site = skeleton.site
+    assert site.family is not None
+    constants = {n: data[n] for n in site.family.constants}
+    return Factor(site.name, skeleton.latents, site.batch_shape, (), True, site.family, None, constants, None, None)
+
+
 def _data(program: Program, number: int) -> Any:
     return program.known.get(number)
 
@@ -247,7 +267,8 @@ def _factor(skeleton: Skeleton, data: Mapping[str, Any], weight: Any, imputed: b
     shift = _shift(site, skeleton, data, value, weight)
     if shift is not None:
         constants["shift"] = shift
-    return Factor(*facts, site.family, value, constants, weight, offset)
+    family = site.family if skeleton.entrance is None else skeleton.entrance.family
+    return Factor(*facts, family, value, constants, weight, offset)
 
 
 def _shift(site: Site, skeleton: Skeleton, data: Mapping[str, Any], value: Any, weight: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import jax.numpy as jnp
@@ -14,28 +14,12 @@ from . import _cells
 from ._cells import Cells, Rows, compress_rows, find_cells, group_cells
 from ._design import Design, rows_of
 from ._evidence import Factor, Gaussian, Group, Piece, Place
+from ._laid import Laid
 from ._links import Coordinates
 from ._types import Refusal
 
 _LARGEST = 5000
 """Coupled elements that one dense factorisation may have."""
-
-
-@dataclass(frozen=True)
-class Laid:
-    """A Gaussian block, laid out.
-
-    Attributes:
-        fast: the engine that runs.
-        full: the same with every cell in its place, for posterior distributions.
-        cells: number of cells.
-        states: per discrete latent, the flat number of its element that each cell meets: (cells,), -1 for none.
-    """
-
-    fast: Gaussian
-    full: Gaussian
-    cells: int
-    states: dict[str, np.ndarray]
 
 
 def lay_out(

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist
 
-from ._evidence import ConditionallyGaussian, Gaussian, Solution
+from ._evidence import Gaussian, Mixed, Solution
 from ._sites import Site
 from ._types import Array, Key
 
@@ -32,6 +32,23 @@ def gaussian_moments(engine: Gaussian, name: str, solved: Sequence[Solution], wi
     return mean, covariance
 
 
+def gaussian_marginals(
+    evidence: Gaussian | Mixed[Gaussian], inputs: Sequence[Any], runs: Sequence[tuple[str, int]]
+) -> dict[str, Any]:
+    """Per latent in `runs` (with the width of its event) that is in the block: state weights or None, and moments."""
+    if isinstance(evidence, Gaussian):
+        solved = evidence.solve(inputs)
+        return {n: (None, *gaussian_moments(evidence, n, solved, w)) for n, w in runs if n in evidence.names}
+    engine = evidence.continuous
+    weights = evidence.weights(inputs)
+    solved = engine.solve(inputs[: evidence.count])
+    return {
+        n: (weights[:, engine.places[n].number], *gaussian_moments(engine, n, solved, w))
+        for n, w in runs
+        if n in engine.names
+    }
+
+
 def gaussian_distribution(
     site: Site, shape: tuple[int, ...], width: int, weights: Array | None, mean: Array, covariance: Array
 ) -> Any:
@@ -48,7 +65,7 @@ def gaussian_distribution(
         if weights is None or states == 1:
             return dist.MultivariateNormal(mean[..., 0, :], covariance[..., 0, :, :], validate_args=False)
         parts: Any = dist.MultivariateNormal(mean, covariance, validate_args=False)
-        return dist.MixtureSameFamily(_categorical(weights), parts, validate_args=False)
+        return dist.MixtureSameFamily(state_distribution(weights), parts, validate_args=False)
     # An element that is known exactly (variance rounded to zero) still is a distribution.
     scale = jnp.sqrt(jnp.maximum(covariance[..., 0, 0], jnp.finfo(mean.dtype).tiny))
     mean, scale = (jnp.moveaxis(jnp.reshape(a, (states, *shape)), 0, -1) for a in (mean, scale))
@@ -57,34 +74,35 @@ def gaussian_distribution(
         return dist.Normal(mean[..., 0], scale[..., 0], validate_args=False).to_event(event)
     weights = jnp.reshape(weights, (states, *shape))
     parts = dist.Normal(mean, scale, validate_args=False)
-    mixture = dist.MixtureSameFamily(_categorical(weights), parts, validate_args=False)
+    mixture = dist.MixtureSameFamily(state_distribution(weights), parts, validate_args=False)
     return mixture.to_event(event)
 
 
-def _categorical(weights: Array) -> Any:
+def state_distribution(weights: Array) -> Any:
+    """Joint discrete states with probabilities (L, ...): a Categorical over the trailing axis."""
     probs = jnp.moveaxis(jnp.clip(weights, 0.0, 1.0), 0, -1)
     return dist.Categorical(probs=probs / jnp.sum(probs, -1, keepdims=True), validate_args=False)
 
 
-def gaussian_mode(evidence: Gaussian | ConditionallyGaussian, inputs: Sequence[Any]) -> dict[str, Array]:
+def gaussian_mode(evidence: Gaussian | Mixed[Gaussian], inputs: Sequence[Any]) -> dict[str, Array]:
     """The joint mode: discrete states as indices, Gaussian latents flat."""
     if isinstance(evidence, Gaussian):
         solved = [jax.tree.map(lambda a: a[0], s) for s in evidence.solve(inputs)]
         return {n: p.pick([g.mean for g in solved]) for n, p in evidence.places.items()}
     states, solved = evidence.mode(inputs)
     chosen = _chosen(evidence, states, solved)
-    return states | {n: p.pick([g.mean for g in chosen]) for n, p in evidence.gaussian.places.items()}
+    return states | {n: p.pick([g.mean for g in chosen]) for n, p in evidence.continuous.places.items()}
 
 
 def gaussian_draw(
-    evidence: Gaussian | ConditionallyGaussian, key: Key, inputs: Sequence[Any]
+    evidence: Gaussian | Mixed[Gaussian], key: Key, inputs: Sequence[Any]
 ) -> tuple[dict[str, Array], Array]:
     """One joint draw, as `gaussian_mode`, and its log density."""
     if isinstance(evidence, Gaussian):
         engine, states, density = evidence, {}, jnp.zeros(())
         solved = [jax.tree.map(lambda a: a[0], s) for s in evidence.solve(inputs)]
     else:
-        engine = evidence.gaussian
+        engine = evidence.continuous
         states, density = evidence.sample_with_density(jax.random.fold_in(key, 1), inputs)
         solved = _chosen(evidence, states, engine.solve(inputs[: evidence.count]))
     draws, densities = engine.draw(key, solved)
@@ -93,11 +111,11 @@ def gaussian_draw(
     return states | {n: p.pick(draws) for n, p in engine.places.items()}, density
 
 
-def _chosen(evidence: ConditionallyGaussian, states: dict[str, Array], solved: Sequence[Solution]) -> list[Solution]:
+def _chosen(evidence: Mixed[Gaussian], states: dict[str, Array], solved: Sequence[Solution]) -> list[Solution]:
     """Every cell's solution at its discrete state. Classes are split into cells: each has a covariance of its own."""
     joint = evidence.joint_state(states)
     result = []
-    for solution, cells in zip(solved, evidence.gaussian.cells, strict=True):
+    for solution, cells in zip(solved, evidence.continuous.cells, strict=True):
         state = joint[jnp.maximum(cells, 0)]  # (Q, n)
         mean = jnp.take_along_axis(solution.mean, state[None, :, :, None], 0)[0]
         classes = jnp.arange(cells.shape[0])[:, None]

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from ._family import Flat, LinearGaussian
+from ._links import describe, flat_index
 from ._links._coordinates import collapse
 from ._model import Model, Parameter
-from ._places import Entries, Place, Plan, bounds, describe, flat_index, is_real, occurrence_of
+from ._places import Entries, Place, Plan, bounds, is_real, occurrence_of
 from ._update import LeastSquares, Occurrence
 
 

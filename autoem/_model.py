@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import numpyro
 from numpyro import handlers
 from numpyro.distributions import constraints
@@ -17,7 +18,8 @@ from numpyro.infer.initialization import init_to_sample
 from numpyro.primitives import Messenger
 
 from ._augment import Note, Rewritten, augment
-from ._links import Program, analyse, restricted, seams, trace
+from ._family import AbstractKernel, Odds, Uniform, kernel_of
+from ._links import Program, analyse, is_concrete, restricted, seams, trace
 from ._normalised import Unknowns, is_one
 from ._reads import Read, separate
 from ._scans import aligned, watched
@@ -61,6 +63,7 @@ class Model:
         outputs: site -> {"value", "log_prob", "mask", "scale", "arguments"} as value numbers.
         avals: shape and type of every latent.
         unused: continuous latents that nothing depends on; they integrate to one.
+        conjugates: names of the continuous latents that are to be conjugate to all that depends on them, in order.
         auxiliaries: latents that autoem added, which are not the user's.
         notes: what was done, or not, about sites with a hidden representation.
     """
@@ -76,6 +79,7 @@ class Model:
     outputs: dict[str, Any]
     avals: dict[str, jax.ShapeDtypeStruct]
     unused: tuple[str, ...] = ()
+    conjugates: tuple[str, ...] = ()
     auxiliaries: tuple[str, ...] = ()
     notes: tuple[Note, ...] = ()
 
@@ -218,7 +222,7 @@ def read_model(
         args, kwargs: its arguments; they stay concrete.
         maximize: names of sample sites to treat as parameters, "global", or None.
         flat: names of maximised sites whose prior is ignored, or True for all.
-        leaves: keep Gaussian latents that nothing depends on, for their posterior; for a fit they integrate to one.
+        leaves: keep continuous latents that nothing depends on, for their posterior; for a fit they integrate to one.
         augmented: add auxiliary latents where the catalogue has a hidden representation.
 
     Raises:
@@ -270,7 +274,8 @@ def read_model(
 
     program, tree = trace(outputs, *[unknowns[n] for n in order])
     numbers = jax.tree.unflatten(tree, program.outputs)
-    parts = _parts(sites, program, numbers, {n for n in sites if "steps" in samples[n]})
+    scanned = {n for n in sites if "steps" in samples[n]}
+    parts = _parts(sites, program, numbers, scanned)
     if parts:
         program, tree = trace(functools.partial(outputs, parts=parts), *[unknowns[n] for n in order])
         numbers = jax.tree.unflatten(tree, program.outputs)
@@ -281,22 +286,25 @@ def read_model(
         _settle(out, program, unknown)
     own = {name: list(parts.get(name, [name])) for name in sites}
     reached = {n: _reached(own[n], inputs[n], program, numbers) for n in continuous}
-    kept = {n for n in continuous if leaves and _is_gaussian(sites[n]) and numbers[own[n][0]]["mask"] is None}
+    kernels = {n: None if n in scanned else own_kernel(sites[n], program, numbers[n]) for n in continuous}
+    kept = {n for n in continuous
+            if leaves and (kernels[n] or _is_gaussian(sites[n])) and numbers[own[n][0]]["mask"] is None}  # fmt: skip
     unused = tuple(n for n in continuous if n not in kept and not reached[n])
     for name in continuous:
         if name in unused:
             del sites[name]
         else:
-            sites[name] = _gaussian(sites[name], reached[name])
+            sites[name] = _integrated(sites[name], kernels[name] is not None, reached[name])
     numbers = {part: numbers[part] for name in sites for part in own[name]}
     program = restricted(program, jax.tree.leaves(numbers))
-    gaussians = tuple(n for n in continuous if n not in unused)
+    gaussians = tuple(n for n, site in sites.items() if site.role == "gaussian")
+    conjugates = tuple(n for n, site in sites.items() if site.role == "conjugate")
     for name, site in sites.items():
         for part in own[name] if site.role == "observed" else ():
             fn = samples[name].get("step", samples[name])["fn"]
             check_data(site, fn, program.known.get(numbers[part]["value"]))
-    hidden = {n: sites[n] for n in (*latents, *gaussians)}
-    whole = {n: inputs[n] for n in hidden if "steps" not in samples[n]}
+    hidden = {n: sites[n] for n in (*latents, *gaussians, *conjugates)}
+    whole = {n: inputs[n] for n in hidden if n not in scanned}
     program, reads, moved = separate(program, {n: inputs[n] for n in hidden if n not in whole})
     numbers = jax.tree.map(lambda i: moved.get(i, i), numbers)
     reads |= {n: Read(n, i, avals[n].shape) for n, i in whole.items()}
@@ -307,7 +315,7 @@ def read_model(
     }
     given = {n: inputs[n] for n in parameters}
     return Model(factors, parameters, hidden, latents, gaussians, program, given, reads, numbers, avals, unused,
-                 rewritten.auxiliaries, rewritten.notes)  # fmt: skip
+                 conjugates, rewritten.auxiliaries, rewritten.notes)  # fmt: skip
 
 
 def _settle(out: dict[str, Any], program: Program, unknowns: Unknowns) -> None:
@@ -360,15 +368,31 @@ def _is_gaussian(site: Site) -> bool:
     return site.family is not None and site.family.name in ("normal", "multivariate normal")
 
 
-def _gaussian(site: Site, children: Sequence[str]) -> Site:
-    """A continuous latent that other sites depend on must be Gaussian."""
-    if not _is_gaussian(site):
+def own_kernel(site: Site, program: Program, outputs: Mapping[str, Any]) -> AbstractKernel | None:
+    """The features through which a continuous latent enters its own density; None where no engine knows them."""
+    if site.family is None:
+        return None
+    arguments = outputs["arguments"]
+    if isinstance(site.family, Uniform):
+        low, high = (program.known.get(arguments[n], np.nan) for n in ("low", "high"))
+        unit = is_concrete(low, high) and np.all(np.equal(low, 0)) and np.all(np.equal(high, 1))
+        return Odds() if unit else None
+    shapes = {n: jax.ShapeDtypeStruct(program.shape(i), jnp.result_type(float)) for n, i in arguments.items()}
+    conditional = jax.eval_shape(site.family.value_conditional, shapes)
+    shape = program.shape(outputs["value"])
+    return kernel_of(conditional, size=shape[-1] if shape else 1)
+
+
+def _integrated(site: Site, conjugate: bool, children: Sequence[str]) -> Site:
+    """A continuous latent that other sites depend on must be Gaussian, or of a family that can be conjugate."""
+    if not (conjugate or _is_gaussian(site)):
         raise Refusal(
             f"Site {site.name!r} ({site.distribution}) is a continuous latent on which {children[0]!r} depends; autoem "
-            "integrates out Normal and MultivariateNormal latents only, so far. If it is a parameter, name it: "
-            f"maximize=[{site.name!r}, ...] or maximize='global'."
+            "integrates out Normal and MultivariateNormal latents, and those whose density is conjugate to all that "
+            "depends on them (Gamma, InverseGamma, Exponential, Beta, Uniform(0, 1), Dirichlet, VonMises), so far. If "
+            f"it is a parameter, name it: maximize=[{site.name!r}, ...] or maximize='global'."
         )
-    return replace(site, role="gaussian")
+    return replace(site, role="gaussian" if _is_gaussian(site) else "conjugate")
 
 
 def _require_something(parameters: Mapping[str, Parameter], samples: Mapping[str, Any]) -> None:

@@ -14,7 +14,7 @@ from numpyro.distributions import constraints
 
 from ._complete import CompleteData
 from ._family import Conditional
-from ._links import Coordinates, Dependence, analyse, is_concrete, own_coordinates
+from ._links import Dependence, analyse, describe, flat_index, is_concrete, own_coordinates, whole_event
 from ._model import Model
 from ._types import Array
 from ._update import Occurrence, Update
@@ -166,17 +166,6 @@ def _floor(factor: Any) -> Any:
     return _smallest(lead, factor.family.centre(factor.value), factor.weight)
 
 
-def flat_index(coords: Coordinates, shape: Sequence[int]) -> np.ndarray | None:
-    """Flat element numbers from coordinates: None where they are mixed."""
-    if any(c is None for c in coords):
-        return None
-    flat: Any = np.zeros((), int)
-    for c, n in zip(coords, shape or (1,) * len(coords), strict=True):
-        assert c is not None
-        flat = np.where((c < 0) | (flat < 0), -1, flat * n + c)
-    return flat
-
-
 def bounds(constraint: Any) -> tuple[Any, Any]:
     """Lower and upper bound of a constraint, None where there is none."""
     base = getattr(constraint, "base_constraint", constraint)
@@ -203,24 +192,6 @@ def is_named(constraint: Any, *names: str) -> bool:
     )
 
 
-def whole_event(coords: Coordinates, ndim: int, look: Entries, name: str) -> bool:
-    """Whether each event of the argument is one event of the parameter, in order (its trailing axes)."""
-    shape = jnp.shape(look.initial[name])
-    if len(shape) < ndim or any(c is None for c in coords):
-        return False
-    for k in range(ndim):
-        c, n = coords[len(shape) - ndim + k], shape[len(shape) - ndim + k]
-        assert c is not None
-        axis = c.ndim - ndim + k
-        if c.size != n or c.shape[axis] != n or not np.array_equal(c.reshape(-1), np.arange(n)):
-            return False
-    for c in coords[: len(shape) - ndim]:
-        assert c is not None
-        if any(n > 1 for n in c.shape[c.ndim - ndim :]):
-            return False
-    return True
-
-
 def occurrence_of(look: Entries, name: str, place: Place, kind: str, diagonal: bool) -> tuple[Occurrence | None, str]:
     """One place as something that can be pooled and evaluated, or why it cannot."""
     shape = jnp.shape(look.initial[name])
@@ -233,7 +204,7 @@ def occurrence_of(look: Entries, name: str, place: Place, kind: str, diagonal: b
     floor = look.floor(place.entry)
     event_ndim = {"simplex": 1, "matrix": 2}.get(kind, 0)
     if event_ndim:
-        if not d.pure or not whole_event(coords, event_ndim, look, name):
+        if not d.pure or not whole_event(coords, event_ndim, shape):
             return None, f"the {place.argument} of {site!r} is {describe(d)}, not a selection of whole arrays"
         leading: Any = coords[: len(shape) - event_ndim]
         lead = tuple(np.squeeze(c, tuple(range(c.ndim - event_ndim, c.ndim))) for c in leading)
@@ -269,12 +240,3 @@ def _lead(look: Entries, place: Place) -> int:
     if look.is_prior(place.entry):
         return len(look.model.sites[factor.site].batch_shape)
     return len(factor.latents) + len(factor.batch_shape)  # type: ignore[union-attr]
-
-
-def describe(d: Dependence) -> str:
-    """A dependence in words."""
-    if d.affine:
-        return "affine"
-    if d.power is not None:
-        return f"proportional to its power {d.power:g}"
-    return f"a nonlinear function ({', '.join(d.steps)})"

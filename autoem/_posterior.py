@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeGuard
 
 import equinox as eqx
 import jax
@@ -10,15 +10,22 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 
+from ._conjugate_posterior import (
+    conjugate_coefficients,
+    conjugate_distribution,
+    conjugate_draw,
+    conjugate_mode,
+    engine_of,
+)
 from ._derivation import Derivation, Machine
-from ._evidence import Chain, ConditionallyGaussian, Enumeration, Gaussian, Observed
+from ._evidence import Chain, Conjugate, Enumeration, Gaussian, Mixed, Observed
 from ._family import LOG_ZERO
 from ._gaussian_posterior import (
     event_width,
     gaussian_distribution,
     gaussian_draw,
+    gaussian_marginals,
     gaussian_mode,
-    gaussian_moments,
 )
 from ._model import Model
 from ._types import Array, Key, Params
@@ -28,35 +35,30 @@ from ._types import Array, Key, Params
 def _marginals(
     machine: Machine, params: Params, shapes: tuple[tuple[str, tuple[int, ...]], ...], runs: tuple[tuple[str, int], ...]
 ) -> tuple[dict[str, Array], dict[str, Any]]:
-    """Probabilities of the discrete latents; of the Gaussian ones (state weights, means, covariances)."""
+    """Probabilities of the discrete latents; of Gaussian ones state weights, means and covariances, of conjugate ones
+    state weights and coefficients.
+    """
     inputs = machine.complete.inputs(params)
     found: dict[str, Array] = {}
-    gaussian: dict[str, Any] = {}
+    continuous: dict[str, Any] = {}
     for evidence, at in zip(machine.evidences, machine.positions, strict=True):
         own = [inputs[i] for i in at]
-        if isinstance(evidence, Enumeration | Chain | ConditionallyGaussian):
+        if isinstance(evidence, Enumeration | Chain | Mixed):
             found |= evidence.marginals(own)
-        if isinstance(evidence, Gaussian):
-            solved = evidence.solve(own)
-            gaussian |= {n: (None, *gaussian_moments(evidence, n, solved, w)) for n, w in runs if n in evidence.names}
-        if isinstance(evidence, ConditionallyGaussian):
-            weights = evidence.weights(own)
-            solved = evidence.gaussian.solve(own[: evidence.count])
-            for name, width in runs:
-                if name in evidence.gaussian.names:
-                    number = evidence.gaussian.places[name].number
-                    moments = gaussian_moments(evidence.gaussian, name, solved, width)
-                    gaussian[name] = (weights[:, number], *moments)
+        if _is_conjugate(evidence):
+            continuous |= conjugate_coefficients(evidence, own)
+        elif isinstance(evidence, Gaussian | Mixed):
+            continuous |= gaussian_marginals(evidence, own, runs)
     result = {}
     for name, shape in shapes:
         probs = jnp.clip(jnp.reshape(jnp.moveaxis(found[name], 0, -1), shape), 0.0, 1.0)
         result[name] = probs / jnp.sum(probs, -1, keepdims=True)
-    return result, gaussian
+    return result, continuous
 
 
 @eqx.filter_jit
 def _states(machine: Machine, params: Params, key: Key | None) -> tuple[dict[str, Array], Array]:
-    """The joint mode or one joint draw of all latents (flat for Gaussian ones), and the log density of the draw."""
+    """The joint mode or one joint draw of all latents (flat for continuous ones), and the log density of the draw."""
     inputs = machine.complete.inputs(params)
     found: dict[str, Array] = {}
     total = jnp.zeros(())
@@ -65,16 +67,28 @@ def _states(machine: Machine, params: Params, key: Key | None) -> tuple[dict[str
         if isinstance(evidence, Observed):
             continue
         if key is None:
-            found |= evidence.mode(own) if isinstance(evidence, Enumeration | Chain) else gaussian_mode(evidence, own)
+            find: Any = conjugate_mode if _is_conjugate(evidence) else gaussian_mode
+            found |= evidence.mode(own) if isinstance(evidence, Enumeration | Chain) else find(evidence, own)
             continue
         here = jax.random.fold_in(key, number)
         if isinstance(evidence, Enumeration | Chain):
             states, density = evidence.sample_with_density(here, own)
         else:
-            states, density = gaussian_draw(evidence, here, own)
+            draw: Any = conjugate_draw if _is_conjugate(evidence) else gaussian_draw
+            states, density = draw(evidence, here, own)
         found |= states
         total = total + density
     return found, total
+
+
+def continuous_engine(evidence: Any) -> Gaussian | Conjugate | None:
+    """The engine of a block's continuous latents, if it has any."""
+    engine = evidence.continuous if isinstance(evidence, Mixed) else evidence
+    return engine if isinstance(engine, Gaussian | Conjugate) else None
+
+
+def _is_conjugate(evidence: Any) -> TypeGuard[Conjugate | Mixed[Conjugate]]:
+    return isinstance(continuous_engine(evidence), Conjugate)
 
 
 def posterior(derivation: Derivation, params: Params) -> dict[str, Any]:
@@ -82,15 +96,18 @@ def posterior(derivation: Derivation, params: Params) -> dict[str, Any]:
     model = derivation.model
     shapes = tuple((n, (*model.hidden[n].batch_shape, len(model.hidden[n].support))) for n in model.latents)
     runs = tuple((n, event_width(model.hidden[n], model.avals[n].shape)) for n in model.gaussians)
-    marginals, moments = _marginals(derivation.detailed, params, shapes, runs)
+    marginals, continuous = _marginals(derivation.detailed, params, shapes, runs)
+    engines = {n: engine_of(e) for e in derivation.detailed.evidences if _is_conjugate(e) for n in engine_of(e).names}
     result = {}
     for name in derivation.latents:
         site = model.hidden[name]
         if name in marginals:
             result[name] = _distribution(site.support, site.binary, marginals[name])
+        elif name in engines:
+            result[name] = conjugate_distribution(engines[name], site, *continuous[name])
         else:
             shape = model.avals[name].shape
-            result[name] = gaussian_distribution(site, shape, dict(runs)[name], *moments[name])
+            result[name] = gaussian_distribution(site, shape, dict(runs)[name], *continuous[name])
     return result
 
 
@@ -110,7 +127,7 @@ def values(model: Model, states: dict[str, Array]) -> dict[str, Array]:
         aval = model.avals[name]
         support = jnp.asarray(model.hidden[name].support, aval.dtype)
         result[name] = jnp.reshape(support[states[name]], aval.shape)
-    for name in model.gaussians:
+    for name in (*model.gaussians, *model.conjugates):
         result[name] = jnp.reshape(states[name], model.avals[name].shape)
     return result
 
@@ -137,8 +154,10 @@ def sample(derivation: Derivation, rng_key: Key, params: Params, num_samples: in
 def raise_impossible(derivation: Derivation, params: Params, total: float) -> NoReturn:
     """Raise a ValueError that names the datum which is impossible at the starting values."""
     machine = derivation.machine
+    # Sites with Gaussian latents have no impossible datum; those with conjugate ones no statistics of data alone.
+    hidden = {f.site for e in machine.evidences if (c := continuous_engine(e)) is not None for f in c.factors}
     for factor, slots in zip(machine.complete.factors, machine.complete.inputs(params), strict=True):
-        if isinstance(slots, dict):  # holds Gaussian latents: no datum is impossible
+        if factor.site in hidden:
             continue
         features, base = factor.statistics()
         lead = len(factor.latents)
@@ -154,6 +173,6 @@ def raise_impossible(derivation: Derivation, params: Params, total: float) -> No
             )
     raise ValueError(
         "The log-likelihood is -inf at the starting values: no joint assignment of the latents "
-        f"{', '.join(map(repr, derivation.model.latents))} gives the data positive probability. Start elsewhere with "
+        f"{', '.join(map(repr, derivation.latents))} gives the data positive probability. Start elsewhere with "
         "init_params=."
     )

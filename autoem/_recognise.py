@@ -9,15 +9,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from numpyro.distributions import biject_to
 
 from ._complete import CompleteData
 from ._family import Flat, InverseMatrix, Quadratic
-from ._links import is_concrete
+from ._links import is_concrete, whole_event
 from ._locations import least_squares, location_fits, location_groups, mark_conditional
 from ._model import Model, Parameter
-from ._places import Entries, Place, Plan, bounds, is_named, is_positive, is_real, occurrence_of, whole_event
+from ._places import Entries, Place, Plan, bounds, is_named, is_positive, is_real, occurrence_of
 from ._update import KINDS, ClosedForm, Numeric, Update
 
 
@@ -146,7 +147,8 @@ def _is_diagonal(look: Entries, name: str, place: Place) -> bool:
     d = place.dependence
     if not isinstance(place.conditional, InverseMatrix) or d is None or place.argument is None:
         return False
-    if d.power is None or not d.selects(name) or (d.pure and whole_event(d.coordinates[name], 2, look, name)):
+    whole = d.pure and whole_event(d.coordinates[name], 2, jnp.shape(look.initial[name]))
+    if d.power is None or not d.selects(name) or whole:
         return False
     number = dict(look.complete.outputs[place.entry])[place.argument]
     only = [n for n in look.complete.names if number in look.single[n]]

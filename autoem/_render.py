@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ._complete import CompleteData
-from ._evidence import Chain, ConditionallyGaussian, Gaussian, Observed
+from ._evidence import Chain, Conjugate, Gaussian, Mixed, Observed
 from ._links import expressions
 from ._model import Model
 from ._places import Plan
@@ -122,7 +122,8 @@ def _model_lines(model: Model) -> list[Line]:
         arguments = ", ".join(f"{n}={t}" for n, t in _arguments(model, site, text)) or "..."
         masked = ", masked" if model.outputs[site.name]["mask"] is not None else ""
         what = {"latent": f"latent, {len(site.support) if site.support is not None else 0} values",
-                "gaussian": "latent, continuous", "observed": "observed", "maximised": "prior"}[site.role]  # fmt: skip
+                "gaussian": "latent, continuous", "conjugate": "latent, continuous", "observed": "observed",
+                "maximised": "prior"}[site.role]  # fmt: skip
         shape = (f", shape {site.batch_shape}" if site.batch_shape else "") + masked
         wrapped = f"{site.distribution}({arguments})"
         lines.append(Line(label, f"~ {wrapped}   ({what}{shape})"))
@@ -159,14 +160,17 @@ def _e_step_lines(model: Model, evidences: Sequence[Any]) -> list[Line]:
             names = ", ".join(f.site for f in evidence.factors)
             lines.append(Line("observed", f"{names}: no latent; their statistics are added up once, before the loop"))
             continue
-        if isinstance(evidence, Gaussian | ConditionallyGaussian):
-            lines += _gaussian_lines(evidence)
-            if isinstance(evidence, Gaussian):
-                continue
-            evidence = evidence.discrete
         if isinstance(evidence, Chain):
             lines.append(_chain_line(evidence))
             continue
+        engine = evidence.continuous if isinstance(evidence, Mixed) else evidence
+        if isinstance(engine, Gaussian):
+            lines += _gaussian_lines(engine)
+        elif isinstance(engine, Conjugate):
+            lines += _conjugate_lines(engine)
+        if isinstance(evidence, Gaussian | Conjugate):
+            continue
+        evidence = evidence.discrete if isinstance(evidence, Mixed) else evidence
         order = evidence.order()
         label = ", ".join(n for n, _, _ in evidence.layout.latents)
         sites = " ".join(f"p({f.site})" for f in evidence.factors)
@@ -193,8 +197,7 @@ def _chain_line(evidence: Chain) -> Line:
     return Line(label, text, latex)
 
 
-def _gaussian_lines(evidence: Gaussian | ConditionallyGaussian) -> list[Line]:
-    engine = evidence.gaussian if isinstance(evidence, ConditionallyGaussian) else evidence
+def _gaussian_lines(engine: Gaussian) -> list[Line]:
     label = ", ".join(engine.names)
     given = ", ".join(n for n, _ in engine.latents)
     sites = ", ".join(f.site for f in engine.factors)
@@ -204,6 +207,20 @@ def _gaussian_lines(evidence: Gaussian | ConditionallyGaussian) -> list[Line]:
     text += "J = ∂residual/∂latents and P the precision of the noise; mean -A⁻¹ Σ JᵀPr₀, covariance A⁻¹"
     latex = r"A = \sum J^\top P J, \quad m = -A^{-1} \sum J^\top P r_0"
     return [Line(label, text, latex), *(Line("", note) for note in engine.notes)]
+
+
+def _conjugate_lines(engine: Conjugate) -> list[Line]:
+    given = ", ".join(n for n, _ in engine.latents)
+    lines = []
+    for part in engine.parts:
+        features = ", ".join(part.kernel.describe)
+        sites = ", ".join(engine.factors[r.factor].site for r in part.rows)
+        text = f"{part.kernel.name}{f' for every value of {given}' if given else ''}: η, the coefficients of "
+        text += f"({features}) with u = {part.name}, added up over {sites}; log evidence = the log normaliser at η, "
+        text += "expected features = its gradient"
+        latex = r"L = h_0 + \log \int e^{\langle \eta, \varphi(u) \rangle} du, \quad \eta = \sum_s \eta_s, \quad "
+        lines.append(Line(part.name, text, latex + r"\mathrm{E}[\varphi(u)] = \partial L / \partial \eta"))
+    return lines
 
 
 def _tex(name: str) -> str:

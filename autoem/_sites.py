@@ -28,7 +28,7 @@ class Site:
 
     Attributes:
         name: its name.
-        role: "observed", "latent" (discrete), "gaussian" (a continuous latent) or "maximised".
+        role: "observed", "latent" (discrete), "gaussian" or "conjugate" (continuous latents), or "maximised".
         distribution: class name of the distribution, wrappers peeled off.
         family: its exponential family, or None.
         batch_shape: shape of its elements, axes hidden by `to_event` included.

@@ -18,6 +18,7 @@ KNOWN = {
     "hidden_cause": [],
     "sleepstudy": [-875.969672],
     "air_quality": [-2326.697383],
+    "pump_failures": [-32.257836],
 }
 
 

@@ -2,10 +2,11 @@
 
 from ._chain_tables import Chained as Chained, ChainShape as ChainShape
 from ._elimination import Step as Step, Table as Table, Variable as Variable
-from ._factor import Factor as Factor
+from ._factor import Factor as Factor, over_states as over_states
 from ._groups import Group as Group, Piece as Piece, Place as Place, Solution as Solution
 from .chain import Chain as Chain
+from .conjugate import Conjugate as Conjugate, Part as Part, Rows as Rows, log_density as log_density
 from .enumerate import Enumeration as Enumeration, Layout as Layout, chunk_for as chunk_for
 from .gaussian import Gaussian as Gaussian
-from .mixed import ConditionallyGaussian as ConditionallyGaussian
+from .mixed import Mixed as Mixed
 from .observed import Observed as Observed

@@ -92,6 +92,23 @@ class Factor(eqx.Module):
         return jnp.broadcast_to(result, full)
 
 
+def over_states(array: Any, own: Sequence[str], latents: Sequence[tuple[str, int]]) -> Array:
+    """The axes of a site's own discrete latents as one axis over the joint states of all; 1 where nothing varies.
+
+    Args:
+        array: (own..., ...), an axis of length 1 where nothing varies.
+        own: names of the leading axes.
+        latents: (name, values) of all discrete latents, in order.
+    """
+    lead = len(own)
+    if all(n == 1 for n in array.shape[:lead]):
+        return jnp.reshape(array, (1, *array.shape[lead:]))
+    lengths = [array.shape[own.index(name)] if name in own else 1 for name, _ in latents]
+    array = jnp.reshape(array, (*lengths, *array.shape[lead:]))
+    array = jnp.broadcast_to(array, (*(n for _, n in latents), *array.shape[len(latents) :]))
+    return jnp.reshape(array, (-1, *array.shape[len(latents) :]))
+
+
 def sliced(factor: Factor, axis: int, start: Any, size: int) -> Factor:
     """The factor restricted to `size` elements along one batch axis (its `batch_shape` is left as it was)."""
     position = len(factor.latents) + axis

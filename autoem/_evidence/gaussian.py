@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._types import Array, Arrays, Leaf
-from ._factor import Factor
+from ._factor import Factor, over_states
 from ._groups import Group, Piece, Place, Solution, Terms
 
 _LOG_2PI = math.log(2 * math.pi)
@@ -315,20 +315,10 @@ class Gaussian(eqx.Module):
                 tail = array.shape[array.ndim - event :]
                 array = jnp.broadcast_to(array, (*joint, *tail))
                 array = jnp.reshape(array, (*joint[:lead], math.prod(joint[lead:]), *tail))
-                return self._joint(array, own, lead)
+                return over_states(array, own.latents, self.latents)
 
             terms.append(Terms(flat(phi, 1), flat(precision, 2), flat(log_det, 0)))
         return terms, shapes
-
-    def _joint(self, array: Array, factor: Factor, lead: int) -> Array:
-        """The site's own discrete axes as one axis over all joint states (1 where it depends on none)."""
-        if all(n == 1 for n in array.shape[:lead]):
-            return jnp.reshape(array, (1, *array.shape[lead:]))
-        sizes = [n for _, n in self.latents]
-        own = [array.shape[factor.latents.index(name)] if name in factor.latents else 1 for name, _ in self.latents]
-        array = jnp.reshape(array, (*own, *array.shape[lead:]))
-        array = jnp.broadcast_to(array, (*sizes, *array.shape[len(sizes) :]))
-        return jnp.reshape(array, (-1, *array.shape[len(sizes) :]))
 
     def _collected(self, index: int, parts: Sequence[Any], joint: tuple[int, ...]) -> Array:
         """Sum rows into the elements of the arguments, and joint states into the site's own discrete axes."""

@@ -17,6 +17,7 @@ from ._conditional import (
     safe_log as safe_log,
     symmetrise as symmetrise,
 )
+from ._kernel import AbstractKernel as AbstractKernel, Odds as Odds, kernel_of as kernel_of
 from .bernoulli import Bernoulli
 from .beta import Beta
 from .binomial import Binomial
@@ -29,6 +30,7 @@ from .half_normal import HalfNormal
 from .improper_uniform import ImproperUniform
 from .inverse_gamma import InverseGamma
 from .laplace import Laplace
+from .latent_argument import LatentArgument as LatentArgument
 from .linear_gaussian import LinearGaussian as LinearGaussian
 from .multinomial import Multinomial
 from .multivariate_normal import MultivariateNormal as MultivariateNormal
@@ -36,7 +38,7 @@ from .negative_binomial import NegativeBinomial
 from .normal import Normal as Normal
 from .pareto import Pareto
 from .poisson import Poisson
-from .uniform import Uniform
+from .uniform import Uniform as Uniform
 from .von_mises import VonMises
 from .weibull import Weibull
 

@@ -5,8 +5,13 @@
 program for every value of the discrete latents, holding each array no larger than it has to be.
 """
 
-from ._coordinates import Coordinates as Coordinates, own_coordinates as own_coordinates
-from ._dependence import Dependence as Dependence, analyse as analyse
+from ._coordinates import (
+    Coordinates as Coordinates,
+    flat_index as flat_index,
+    own_coordinates as own_coordinates,
+    whole_event as whole_event,
+)
+from ._dependence import Dependence as Dependence, analyse as analyse, describe as describe
 from ._enumerate import Lazy as Lazy, evaluate_lazily as evaluate_lazily
 from ._expression import expressions as expressions
 from ._frontier import affine_part as affine_part

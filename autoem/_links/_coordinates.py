@@ -83,6 +83,40 @@ def place(coordinate: np.ndarray | None, axes: Sequence[int], ndim: int) -> np.n
     return coordinate.transpose(order).reshape(shape)
 
 
+def flat_index(coords: Coordinates, shape: Sequence[int]) -> np.ndarray | None:
+    """Flat element numbers from coordinates: None where they are mixed."""
+    if any(c is None for c in coords):
+        return None
+    flat: Any = np.zeros((), int)
+    for c, n in zip(coords, shape or (1,) * len(coords), strict=True):
+        assert c is not None
+        flat = np.where((c < 0) | (flat < 0), -1, flat * n + c)
+    return flat
+
+
+def whole_event(coords: Coordinates, ndim: int, shape: Sequence[int]) -> bool:
+    """Whether each event of a value is one event of the unknown (its `ndim` trailing axes), in order.
+
+    Args:
+        coords: of the value, event axes included.
+        ndim: event axes.
+        shape: of the unknown.
+    """
+    if len(shape) < ndim or any(c is None for c in coords):
+        return False
+    for k in range(ndim):
+        c, n = coords[len(shape) - ndim + k], shape[len(shape) - ndim + k]
+        assert c is not None
+        axis = c.ndim - ndim + k
+        if c.size != n or c.shape[axis] != n or not np.array_equal(c.reshape(-1), np.arange(n)):
+            return False
+    for c in coords[: len(shape) - ndim]:
+        assert c is not None
+        if any(n > 1 for n in c.shape[c.ndim - ndim :]):
+            return False
+    return True
+
+
 def full(coordinate: np.ndarray, shape: Sequence[int]) -> np.ndarray:
     """A compact array at its full shape."""
     return np.array(np.broadcast_to(coordinate, shape))

@@ -47,6 +47,15 @@ class Dependence:
         return not self.affine and self.power is None
 
 
+def describe(d: Dependence) -> str:
+    """A dependence in words."""
+    if d.affine:
+        return "affine"
+    if d.power is not None:
+        return f"proportional to its power {d.power:g}"
+    return f"a nonlinear function ({', '.join(d.steps)})"
+
+
 def _opaque(coordinates: Mapping[str, Coordinates], name: str, operands: Sequence[Dependence]) -> Dependence:
     steps = tuple(dict.fromkeys([*(s for d in operands for s in d.steps), name]))
     return Dependence(coordinates, None, False, False, steps)
@@ -108,7 +117,11 @@ def _product(node: Node, operands: Sequence[Dependence | None], coords: Any) -> 
         if power is None and (sign < 0 or not right.affine):
             return _opaque(coords, node.name, [right])
         return Dependence(coords, power, False, right.affine and sign > 0, right.steps)
-    if left.power is None or right.power is None or set(left.coordinates) != set(right.coordinates):
+    everywhere = all(
+        c is not None and np.all(c >= 0) for d in (left, right) for cs in d.coordinates.values() for c in cs
+    )
+    same = set(left.coordinates) == set(right.coordinates)
+    if left.power is None or right.power is None or not same or not everywhere:
         return _opaque(coords, node.name, [left, right])
     return Dependence(coords, left.power + sign * right.power, False, False, ())
 

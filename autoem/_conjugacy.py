@@ -1,0 +1,191 @@
+"""Conjugate latents: where each enters, and whether the features of all those places name one kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NoReturn
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ._family import AbstractKernel, Conditional, LatentArgument, LogPower, kernel_of
+from ._links import Dependence, analyse, describe, flat_index, is_concrete, own_coordinates, whole_event
+from ._model import Model, own_kernel
+from ._sites import Site
+from ._types import Refusal
+
+
+@dataclass(frozen=True)
+class Entrance:
+    """How one site holds one conjugate latent.
+
+    Attributes:
+        latent: the latent.
+        kernel: its features.
+        element: over the site's batch axes, compact: flat number of the element that is met.
+        family: of a site with a latent argument; None for the latent's own density.
+        matrix: of the latent's own density: (F, 1 + M), its statistics in terms of (1, φ(u)).
+        base: of the latent's own density: its log base measure, a constant.
+    """
+
+    latent: str
+    kernel: AbstractKernel
+    element: np.ndarray
+    family: LatentArgument | None = None
+    matrix: np.ndarray | None = None
+    base: float = 0.0
+
+
+def find_entrances(model: Model, declined: Mapping[str, str]) -> dict[str, Entrance]:
+    """Where the conjugate latents enter.
+
+    Args:
+        model: the model.
+        declined: per site, why its exponential family cannot be used, or "".
+
+    Returns:
+        Site -> entrance, for every site that holds a conjugate latent.
+
+    Raises:
+        Refusal: a latent is not conjugate to all that depends on it, or two meet in one site.
+    """
+    result: dict[str, Entrance] = {}
+    for name in model.conjugates:
+        shape = model.program.shape(model.reads[name].number)
+        found = analyse(model.program, {model.reads[name].number: (name, own_coordinates(shape))})
+        for site in model.sites.values():
+            entrance = _entrance(model, name, site, found, declined[site.name])
+            if entrance is None:
+                continue
+            if site.name in result:
+                _refuse(model, name, f"{site.name!r} holds the latent {result[site.name].latent!r} too: together they "
+                        "are not conjugate")  # fmt: skip
+            result[site.name] = entrance
+    return result
+
+
+def _refuse(model: Model, latent: str, why: str) -> NoReturn:
+    raise Refusal(
+        f"Site {latent!r} ({model.sites[latent].distribution}) is a continuous latent that autoem does not integrate "
+        f"out: {why}. If it is a parameter, name it: maximize=[{latent!r}, ...] or maximize='global'."
+    )
+
+
+def _entrance(model: Model, latent: str, site: Site, found: Mapping[int, Dependence], declined: str) -> Entrance | None:
+    """How one site holds a latent, or None where it does not."""
+    if site.name == latent:
+        return _own(model, site, declined)
+    out = model.outputs[site.name]
+    if not any(i in found for i in jax.tree.leaves(out)):
+        return None
+    if site.role == "maximised":
+        _refuse(model, latent, f"the prior of the maximised site {site.name!r} depends on it")
+    for part in ("mask", "scale", "value"):
+        if out[part] in found:
+            what = "handler's scale" if part == "scale" else part
+            _refuse(model, latent, f"the {what} of site {site.name!r} depends on it")
+    if declined:
+        _refuse(model, latent, f"site {site.name!r} ({site.distribution}) depends on it, and {declined}")
+    hits = [a for a, i in out["arguments"].items() if i in found]
+    if len(hits) != 1:
+        _refuse(model, latent, f"it enters site {site.name!r} through both {' and '.join(hits)}" if hits
+                else f"the support of site {site.name!r} depends on it")  # fmt: skip
+    return _argument(model, latent, site, hits[0], found[out["arguments"][hits[0]]])
+
+
+def _own(model: Model, site: Site, declined: str) -> Entrance:
+    """A latent's own density."""
+    out, family = model.outputs[site.name], site.family
+    kernel = own_kernel(site, model.program, out)
+    assert family is not None and kernel is not None
+    if declined:
+        _refuse(model, site.name, declined)
+    if out["mask"] is not None:
+        _refuse(model, site.name, "it is masked: an element that is masked out has no density")
+    constants = {n: float(np.ravel(model.program.known[out["arguments"][n]])[0]) for n in family.constants}
+    with jax.ensure_compile_time_eval():
+        points = jnp.asarray(kernel.points())
+        features = np.asarray(kernel.features(points))
+        statistics = np.asarray(family.statistics(points, constants))
+        base = np.asarray(family.log_base(points, constants))
+    basis = np.concatenate([np.ones((len(features), 1)), features], 1)
+    # Statistics are sums of features: whole numbers, which rounding recovers and the points confirm.
+    matrix = np.round(np.linalg.lstsq(basis, statistics, rcond=None)[0])
+    if np.abs(basis @ matrix - statistics).max() > 1e-4 or np.ptp(base) > 1e-4:
+        _refuse(model, site.name, f"its statistics are not sums of {', '.join(kernel.describe)}")
+    count = int(np.prod(site.batch_shape))
+    element = np.arange(count).reshape(site.batch_shape)
+    return Entrance(site.name, kernel, element, None, matrix.T, float(base[0]))
+
+
+def _argument(model: Model, latent: str, site: Site, argument: str, d: Dependence) -> Entrance:
+    """A site one of whose arguments is a latent."""
+    family = site.family
+    assert family is not None
+    where = f"the {argument} of site {site.name!r} ({site.distribution})"
+    own = model.sites[latent]
+    kernel = own_kernel(own, model.program, model.outputs[latent])
+    assert kernel is not None
+    if not d.selects(latent):
+        _refuse(model, latent, f"each element of {where} depends on several elements of it (or an index hides which: "
+                "a latent's, or one that is traced)")  # fmt: skip
+    conditional = _conditional(model, latent, site, argument)
+    power = d.power if kernel.scales else 1.0 if d.pure else None
+    if conditional is not None and power is not None:
+        if kernel_of(conditional, power, getattr(kernel, "size", 1)) != kernel:
+            _refuse(model, latent, f"it enters its own density through {{{', '.join(kernel.describe)}}} and {where} "
+                    f"through {{{_features(conditional, power)}}}, so the two are not conjugate")  # fmt: skip
+    elif conditional is None:
+        _refuse(model, latent, f"{where} depends on it, and that argument has no features to be conjugate to")
+    else:
+        form = "c · u^p" if kernel.scales else "a selection"
+        _refuse(model, latent, f"{where} is {describe(d)} in it, not {form}")
+    assert power is not None
+    element = _element(model, latent, site, argument, d, where)
+    return Entrance(latent, kernel, element, LatentArgument(family, argument, float(power), kernel))
+
+
+def _features(conditional: Conditional, power: float) -> str:
+    if isinstance(conditional, LogPower):
+        return f"log u, u^{conditional.exponent * power:g}"
+    return conditional.features
+
+
+def _conditional(model: Model, latent: str, site: Site, argument: str) -> Conditional | None:
+    """The conditional of an argument, without numbers."""
+    family, numbers = site.family, model.outputs[site.name]["arguments"]
+    assert family is not None
+    if argument in family.constants:
+        return None
+    constants = {}
+    for name in family.constants:
+        value = model.program.known.get(numbers[name])
+        if value is None:
+            _refuse(model, latent, f"the {name} of site {site.name!r} depends on another latent")
+        one = is_concrete(value) and np.unique(value).size == 1
+        constants[name] = float(np.ravel(value)[0]) if one else value
+    real = jnp.result_type(float)
+    given = {n: jax.ShapeDtypeStruct(model.program.shape(i), real) for n, i in numbers.items()}
+    count = jax.eval_shape(lambda a: family.slots(a, constants), given).shape[-1]
+    statistics = jax.ShapeDtypeStruct((count,), real)
+    return jax.eval_shape(lambda t, a: family.argument_conditional(argument, t, a, constants), statistics, given)
+
+
+def _element(model: Model, latent: str, site: Site, argument: str, d: Dependence, where: str) -> np.ndarray:
+    """Flat number of the latent's element that each element of a site meets, over its batch axes, compact."""
+    shape = model.program.shape(model.reads[latent].number)
+    coords = d.coordinates[latent]
+    event = model.sites[latent].event_ndim
+    if event:
+        if not whole_event(coords, event, shape):
+            _refuse(model, latent, f"{where} is not a selection of whole vectors of it")
+        axes = tuple(range(-event, 0))
+        coords = tuple(np.squeeze(c, axes) for c in coords[: len(shape) - event] if c is not None)
+        shape = shape[: len(shape) - event]
+    flat = flat_index(coords, shape) if coords else np.zeros((), int)
+    assert flat is not None
+    if np.any(flat < 0):
+        _refuse(model, latent, f"some elements of {where} do not depend on it")
+    return np.reshape(flat, [1] * (len(site.batch_shape) - np.ndim(flat)) + list(np.shape(flat)))

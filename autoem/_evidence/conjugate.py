@@ -1,0 +1,144 @@
+"""Conjugate latents, exactly: each element's evidence is the log normaliser of the family that its features name.
+
+An element u enters its own density and those of all sites that meet it through features φ(u) only, so
+
+    log p(u, data) = h₀ + ⟨η, φ(u)⟩,   L = h₀ + log ∫ exp ⟨η, φ(u)⟩ du,
+
+and h₀ and η are linear in the sites' slots: sums of one contribution from each row. The expected statistics are ∇L.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from .._family import AbstractKernel, LatentArgument
+from .._types import Array, Leaf
+from ._factor import Factor, over_states
+
+
+class Rows(eqx.Module):
+    """One site's rows for one latent; those that meet the same element of it and of the slots were added up.
+
+    Attributes:
+        factor: index of the site's factor in the block.
+        statistics: (L or 1, P, F) of the data; of the latent's own density (F, 1 + M), T(u) in terms of (1, φ(u)).
+        base: (L or 1, P) log density whatever the slots.
+        kept: (P,) flat index into the slots' batch axes; None where these have one element.
+        element: (P,) element of the latent; None where row j goes with element j.
+        own: whether the site is the latent's own density.
+    """
+
+    factor: int = eqx.field(static=True)
+    statistics: Leaf
+    base: Leaf
+    kept: Leaf | None
+    element: Leaf | None
+    own: bool = eqx.field(static=True)
+
+
+class Part(eqx.Module):
+    """One latent: its features, how many elements it has, and all that it enters."""
+
+    name: str = eqx.field(static=True)
+    kernel: AbstractKernel
+    size: int = eqx.field(static=True)
+    rows: tuple[Rows, ...]
+
+
+class Conjugate(eqx.Module):
+    """Latents whose elements are independent given the parameters, the data and the discrete latents.
+
+    Attributes:
+        parts: the latents.
+        factors: the block's sites that hold one of them.
+        latents: (name, values) of the discrete latents that these depend on: L is their product, in this order.
+    """
+
+    parts: tuple[Part, ...]
+    factors: tuple[Factor, ...]
+    latents: tuple[tuple[str, int], ...] = eqx.field(static=True)
+
+    method = "conjugate"
+    log_base = 0.0
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the latents."""
+        return tuple(part.name for part in self.parts)
+
+    @property
+    def cells(self) -> int:
+        """Number of elements of all latents: their order is that of the parts."""
+        return sum(part.size for part in self.parts)
+
+    def prepare(self) -> None:
+        """All that does not change with the parameters was done when the block was laid out."""
+        return None
+
+    def log_evidence(self, slots: Sequence[Any], prepared: Any = None) -> Array:
+        """L (no discrete latents)."""
+        return jnp.sum(self.tables(slots))
+
+    def expected_statistics(self, slots: Sequence[Any], prepared: Any = None) -> tuple[Array, list[Any]]:
+        """L and S = ∇L (no discrete latents)."""
+        return jax.value_and_grad(self.log_evidence)(list(slots))
+
+    def coefficients(self, slots: Sequence[Any]) -> list[Array]:
+        """(h₀, η) of every element for every joint state of the discrete latents: per latent (L, elements, 1 + M)."""
+        states = math.prod(n for _, n in self.latents)
+        result = []
+        for part in self.parts:
+            total: Any = jnp.zeros((states, part.size, 1 + part.kernel.width))
+            for rows in part.rows:
+                base = jnp.pad(jnp.asarray(rows.base)[..., None], ((0, 0), (0, 0), (0, part.kernel.width)))
+                found = self._contribution(rows, slots[rows.factor]) + base
+                total = total + found if rows.element is None else total.at[:, rows.element].add(found)
+            result.append(total)
+        return result
+
+    def _contribution(self, rows: Rows, slots: Array) -> Array:
+        """Of every row: (L or 1, P, 1 + M)."""
+        factor = self.factors[rows.factor]
+        lead = len(factor.latents)
+        flat = jnp.reshape(slots, (*slots.shape[:lead], -1, slots.shape[-1]))
+        flat = over_states(flat, factor.latents, self.latents)
+        if rows.kept is not None:
+            flat = flat[:, rows.kept]
+        if rows.own:
+            return jnp.einsum("lpf,fm->lpm", flat, rows.statistics)
+        assert isinstance(factor.family, LatentArgument)
+        split = factor.family.split(flat)
+        if split.shape[1] == 1:  # all rows share their slots: a matrix product
+            return jnp.einsum("lfm,lpf->lpm", split[:, 0], rows.statistics)
+        return jnp.einsum("lpfm,lpf->lpm", split, rows.statistics)
+
+    def tables(self, slots: Sequence[Any]) -> Array:
+        """Log evidence of every element for every joint state of the discrete latents: (L, cells)."""
+        found = zip(self.parts, self.coefficients(slots), strict=True)
+        return jnp.concatenate([c[..., 0] + p.kernel.log_normaliser(c[..., 1:]) for p, c in found], 1)
+
+    def weighted_statistics(self, slots: Sequence[Any], weights: Array) -> list[Any]:
+        """Expected statistics where cell c is in joint state l with probability weights[l, c]."""
+        return jax.grad(lambda s: jnp.sum(weights * self.tables(s)))(list(slots))
+
+    def solve(self, slots: Sequence[Any]) -> list[Array]:
+        """η of every element for every joint state: per latent (L, elements, M)."""
+        return [c[..., 1:] for c in self.coefficients(slots)]
+
+    def heights(self, slots: Sequence[Any]) -> Array:
+        """Log density of every cell at its own mode, for every joint state: (L, cells)."""
+        found = []
+        for part, eta in zip(self.parts, self.solve(slots), strict=True):
+            found.append(log_density(part.kernel, eta, part.kernel.mode(eta)))
+        return jnp.concatenate(found, 1)
+
+
+def log_density(kernel: AbstractKernel, eta: Array, value: Array) -> Array:
+    """⟨η, φ(u)⟩ less the log normaliser."""
+    return jnp.sum(eta * kernel.features(value), -1) - kernel.log_normaliser(eta)

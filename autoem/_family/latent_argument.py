@@ -1,0 +1,141 @@
+"""A family one of whose arguments is a latent: slots of what multiplies the latent's features."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from .._types import Array, Arrays
+from ._base import AbstractFamily
+from ._conditional import Conditional, LogPower
+from ._kernel import AbstractKernel, coefficients_of
+
+
+class LatentArgument(AbstractFamily):
+    """What a family becomes where one argument is c · u^p (or u itself) of a latent u with features φ(u).
+
+    The family's slots are s(a) = s₀ + B ψ(a) in the features ψ of that argument a, and ψ(c u^p) is affine in φ(u):
+    log a = log c + p log u, a^e = c^e u^(pe). So s = A + C φ(u), with A and C free of u, and
+
+        ⟨s, T(x)⟩ = ⟨(A, C), T(x) ⊗ (1, φ(u))⟩.
+
+    The slots here are (A, C), the statistics T ⊗ (1, φ), expected over u: (..., F, 1 + M), flat. In the arguments, c
+    has the place of a (the links are evaluated at u = 1).
+
+    Attributes:
+        inner: the site's own family.
+        argument: the argument that is latent.
+        power: p.
+        kernel: the latent's features.
+    """
+
+    inner: AbstractFamily
+    argument: str = eqx.field(static=True)
+    power: float = eqx.field(static=True)
+    kernel: AbstractKernel
+
+    value_ndim: ClassVar[int] = 0
+    constants: ClassVar[tuple[str, ...]] = ()
+    coupled: ClassVar[Any] = property(lambda self: self.inner.coupled)
+
+    @property
+    def name(self) -> str:
+        """The inner family's name."""
+        return self.inner.name
+
+    @property
+    def argument_ndims(self) -> dict[str, int]:
+        """The inner family's; c has the place of the latent argument."""
+        return self.inner.argument_ndims
+
+    @staticmethod
+    def match(fn: Any) -> None:
+        """None: it stands for no distribution of its own."""
+        return None
+
+    def centre(self, value: Array) -> Array | None:
+        """As the inner family."""
+        return self.inner.centre(value)
+
+    def statistics(self, value: Array, constants: Arrays) -> Array:
+        """Not of data: the evidence engine makes them."""
+        raise NotImplementedError("The statistics of a site with a latent argument come from the E-step.")
+
+    def log_base(self, value: Array, constants: Arrays) -> Array:
+        """The inner family's."""
+        return self.inner.log_base(value, constants)
+
+    def split(self, flat: Array) -> Array:
+        """(..., F (1 + M)) -> (..., F, 1 + M)."""
+        return jnp.reshape(flat, (*flat.shape[:-1], -1, 1 + self.kernel.width))
+
+    def slots(self, arguments: Arrays, constants: Arrays) -> Array:
+        """(A, C), flat."""
+        given = dict(arguments)
+        if not self.kernel.scales:
+            somewhere = jnp.asarray(self.kernel.points()[0], jnp.result_type(float))
+            batch = jnp.ndim(arguments[self.argument]) - self.kernel.event_ndim
+            given[self.argument] = jnp.reshape(somewhere, (*[1] * batch, *somewhere.shape))
+        slots = self.inner.slots(given, constants)
+        lead = slots.ndim - 1
+        unit = jnp.eye(slots.shape[-1], dtype=slots.dtype).reshape(slots.shape[-1], *[1] * lead, slots.shape[-1])
+        conditional = self.inner.argument_conditional(self.argument, unit, given, constants)
+        own = jnp.moveaxis(coefficients_of(conditional), 0, -2)
+        if isinstance(conditional, LogPower):
+            power = own[..., 1] * jnp.asarray(given[self.argument])[..., None] ** conditional.exponent
+            constant, own = slots - power, jnp.stack(jnp.broadcast_arrays(own[..., 0] * self.power, power), -1)
+        else:
+            constant = slots - jnp.einsum("...fm,...m->...f", own, self.kernel.features(given[self.argument]))
+        shape = (*jnp.broadcast_shapes(constant.shape, own.shape[:-1]), own.shape[-1])
+        both = jnp.concatenate([jnp.broadcast_to(constant, shape[:-1])[..., None], jnp.broadcast_to(own, shape)], -1)
+        return jnp.reshape(both, (*shape[:-2], -1))
+
+    def argument_conditional(
+        self, name: str, statistics: Array, arguments: Arrays, constants: Arrays
+    ) -> Conditional | None:
+        """Of c: what multiplies log c and c^e. Of another argument: its conditional, expected over u.
+
+        The latter is K(T, a) = K₀ + K₁ log a + K₂ a^e, linear in T, whose parts two derivatives in log a tell apart.
+        """
+        split = self.split(statistics)
+        if not self.kernel.scales:
+            return None
+        plain = self.inner.argument_conditional(name, split[..., 0], arguments, constants)
+        if name == self.argument:
+            powers = self.inner.argument_conditional(name, split[..., 2], arguments, constants)
+            assert isinstance(plain, LogPower) and isinstance(powers, LogPower)
+            return LogPower(plain.log, powers.power, plain.exponent)
+        if plain is None:
+            return None
+        exponent = self.kernel.exponent / self.power  # type: ignore[attr-defined]
+
+        def parts(t: Array) -> tuple[Any, Any]:
+            """K₁ and K₂ a^e at a = c."""
+
+            def at(log: Array) -> Any:
+                moved = {**arguments, self.argument: arguments[self.argument] * jnp.exp(log)}
+                return self.inner.argument_conditional(name, t, moved, constants)
+
+            def slope(log: Array) -> Any:
+                return jax.jvp(at, (log,), (jnp.ones_like(log),))[1]
+
+            zero = jnp.zeros(())
+            first, second = jax.jvp(slope, (zero,), (jnp.ones(()),))
+            power = jax.tree.map(lambda d: d / exponent**2, second)
+            return jax.tree.map(lambda d, k: d - exponent * k, first, power), power
+
+        (log, _), (_, power), (_, fixed) = parts(split[..., 1]), parts(split[..., 2]), parts(split[..., 0])
+        return jax.tree.map(lambda k, k0, k1, k2: k - k0 + self.power * k1 + k2, plain, fixed, log, power)
+
+    def value_conditional(self, arguments: Arrays) -> Conditional | None:
+        """None: it is nobody's prior."""
+        return None
+
+    def describe_statistics(self) -> tuple[str, ...]:
+        """Products of the two sets of features."""
+        features = ("1", *self.kernel.describe)
+        own = [f"({t})" if "-" in t else t for t in self.inner.describe_statistics()]
+        return tuple(t if f == "1" else f if t == "1" else f"{t} {f}" for t in own for f in features)

@@ -1,0 +1,474 @@
+"""Conjugate latents against quadrature of NumPyro's own densities, closed-form marginals, and refusals."""
+
+import warnings
+
+import conjugate_oracle
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+from conjugate_zoo import CASES, positive
+from numpy.testing import assert_allclose
+from numpyro import handlers
+from scipy import optimize, special, stats
+
+import autoem
+from autoem._uncertainty import certify
+
+KEY = jax.random.key(0)
+
+
+SLOW = {
+    "poisson_regression_with_frailty",
+    "lifetimes_of_two_kinds",
+    "precision_by_group_and_chi2",
+    "weibull_and_pareto",
+    "masked_and_scaled",
+    "two_latents_apart",
+    "maximised_with_priors",
+    "mixture_of_dirichlets",
+    "outliers_by_two_mechanisms",
+    "hidden_counts",
+}
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] if n in SLOW else []) for n in CASES])
+def test_against_quadrature(name):
+    case = CASES[name]()
+    maximised = ("a", "b") if name == "maximised_with_priors" else ()
+    em = autoem.EM(case.model, maximize=list(maximised) or None)
+    params = {n: jnp.asarray(v, float) for n, v in case.params.items()}
+    (value, (defect, means, variances)), gradient = conjugate_oracle.evidence(case.model, case.args, maximised)(params)
+    assert defect < 1e-8
+    derivation = em.derive(*case.args)
+    machine = derivation.machine
+
+    @jax.jit
+    def ours(params):
+        found, statistics = machine.e_step(params, machine.prepare())
+        # Fisher's identity: with the right expected statistics, Q has the gradient of the log-likelihood.
+        of_q = jax.grad(lambda p: machine.complete.objective(p, statistics) - machine.complete.log_prior(p))(params)
+        return jax.value_and_grad(machine.log_likelihood)(params), found, of_q
+
+    (total, direct), from_e_step, of_q = ours(params)
+    assert_allclose(total, value, rtol=1e-9)
+    assert_allclose(from_e_step, value, rtol=1e-9)
+    for n in params:
+        assert_allclose(direct[n], gradient[n], rtol=1e-6, atol=1e-7, err_msg=n)
+        assert_allclose(of_q[n], gradient[n], rtol=1e-6, atol=1e-7, err_msg=n)
+    posterior = em.posterior(params, *case.args)
+    for n, mean in means.items():
+        assert derivation.latents[n].family == case.families[n]
+        assert derivation.latents[n].method == "conjugate"
+        if case.families[n] == "von mises":  # moments on a circle are those of the unit vector
+            kappa, loc = (np.asarray(getattr(posterior[n], a)) for a in ("concentration", "loc"))
+            assert_allclose(special.ive(1, kappa) / special.ive(0, kappa) * np.cos(loc), mean, rtol=1e-6)
+            continue
+        assert_allclose(posterior[n].mean, mean, rtol=1e-6, atol=1e-9, err_msg=n)
+        assert_allclose(posterior[n].variance, variances[n], rtol=1e-6, atol=1e-9, err_msg=n)
+    certify(case.model, derivation, params, case.args, {}, draws=2)
+    assert derivation.exact
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["poisson_in_groups_with_a_factor", "precision", "exponential_prior", "one_state_for_many_units", "hidden_counts"],
+)
+def test_every_step_climbs(name):
+    case = CASES[name]()
+    em = autoem.EM(case.model, check=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        result = em.run(KEY, 6, *case.args, init_params=case.params, progress_bar=False)
+    assert np.all(np.diff(result.objective) > -1e-9 * abs(result.objective[-1]))
+    assert result.objective[-1] > result.objective[0]
+
+
+# -- known answers -----------------------------------------------------------------------------------------------------
+
+
+PUMPS = (
+    np.array([94.3, 15.7, 62.9, 126.0, 5.24, 31.4, 1.05, 1.05, 2.1, 10.5]),
+    np.array([5, 1, 5, 14, 3, 19, 1, 1, 4, 22]),
+)
+
+
+def pumps(t, x):
+    a, b = positive("a"), positive("b")
+    with numpyro.plate("pumps", len(x)):
+        rate = numpyro.sample("rate", dist.Gamma(a, b))
+        numpyro.sample("x", dist.Poisson(rate * t), obs=x)
+
+
+def maximum(negative, start):
+    """Parameters (positive) and value at the minimum of a negative log-likelihood in their logarithms."""
+    found = optimize.minimize(lambda v: negative(*np.exp(v)), np.log(start), method="BFGS", options={"gtol": 1e-8})
+    return np.exp(found.x), -found.fun
+
+
+def test_pump_failures_are_a_negative_binomial_regression():
+    t, x = PUMPS
+    result = autoem.EM(pumps, check=True).run(KEY, 500, *PUMPS, progress_bar=False)
+    best, value = maximum(lambda a, b: -stats.nbinom.logpmf(x, a, b / (b + t)).sum(), [1.0, 1.0])
+    assert result.converged
+    assert_allclose([result.params["a"], result.params["b"]], best, rtol=1e-4)
+    assert_allclose(result.log_likelihood[-1], value, rtol=1e-9)
+    em = autoem.EM(pumps)
+    posterior = em.posterior(result.params, *PUMPS)["rate"]
+    assert isinstance(posterior, dist.Gamma)
+    a, b = (np.asarray(result.params[n]) for n in "ab")
+    assert_allclose(posterior.concentration, a + x)
+    assert_allclose(posterior.rate, b + t)
+    assert_allclose(em.decode(result.params, *PUMPS)["rate"], (a + x - 1) / (b + t))
+    draws = em.sample_posterior(KEY, result.params, *PUMPS, num_samples=4000)["rate"]
+    assert_allclose(draws.mean(0), posterior.mean, atol=0.08 * np.sqrt(posterior.variance).max())
+    errors = em.standard_errors(result.params, *PUMPS)
+    information = jax.hessian(lambda v: em.log_likelihood({"a": v[0], "b": v[1]}, *PUMPS))(jnp.array([a, b]))
+    assert_allclose([errors["a"], errors["b"]], np.sqrt(np.diag(np.linalg.inv(-information))), rtol=1e-6)
+
+
+def test_beta_binomial_empirical_bayes():
+    rng = np.random.default_rng(1)
+    n = rng.integers(10, 50, 40)
+    x = rng.binomial(n, rng.beta(2.0, 12.0, 40))
+
+    def rats(n, x):
+        a, b = positive("a"), positive("b")
+        with numpyro.plate("experiments", len(x)):
+            p = numpyro.sample("p", dist.Beta(a, b))
+            numpyro.sample("x", dist.Binomial(n, p), obs=x)
+
+    result = autoem.EM(rats).run(KEY, 3000, n, x, progress_bar=False)
+    best, value = maximum(lambda a, b: -stats.betabinom.logpmf(x, n, a, b).sum(), [2.0, 10.0])
+    assert result.converged
+    assert_allclose([result.params["a"], result.params["b"]], best, rtol=1e-3)
+    assert_allclose(result.log_likelihood[-1], value, rtol=1e-8)
+
+
+def test_scale_mixture_is_a_student_t():
+    case = CASES["precision"]()
+    z, y = case.args
+    nu, sigma, beta = (case.params[n] for n in ("nu", "sigma", "beta"))
+    params = {n: jnp.asarray(v) for n, v in case.params.items()}
+    value = autoem.EM(case.model).log_likelihood(params, z, y)
+    assert_allclose(value, stats.t.logpdf(y, nu, beta[0] + beta[1] * z, sigma).sum(), rtol=1e-12)
+    derivation = autoem.EM(case.model).derive(z, y)
+    assert derivation.params["beta"].method == derivation.params["sigma"].method == "closed form"
+
+
+def test_hyperparameters_have_closed_forms_where_their_families_have():
+    case = CASES["exponential_prior"]()
+    derivation = autoem.EM(case.model).derive(*case.args)
+    assert derivation.closed_form
+    page = str(derivation)
+    assert "gamma: η, the coefficients of (log u, u) with u = u, added up over u, x" in page
+    assert derivation.latents["u"].method == "conjugate"
+
+
+def test_trend_has_a_closed_form():
+    case = CASES["poisson_in_groups_with_a_factor"]()
+    assert autoem.EM(case.model).derive(*case.args).params["trend"].method == "closed form"
+
+
+def test_posterior_given_a_state_is_a_mixture():
+    case = CASES["mixture_of_gamma_poissons"]()
+    em = autoem.EM(case.model)
+    params = {n: jnp.asarray(v) for n, v in case.params.items()}
+    posterior = em.posterior(params, *case.args)
+    assert isinstance(posterior["u"], dist.MixtureSameFamily)
+    assert isinstance(posterior["u"].component_distribution, dist.Gamma)
+    assert posterior["u"].batch_shape == (4,)
+    draws = em.sample_posterior(KEY, params, *case.args, num_samples=4000)
+    assert_allclose(draws["z"].mean(0), posterior["z"].probs[:, 1], atol=0.03)
+    assert_allclose(draws["u"].mean(0), posterior["u"].mean, rtol=0.05)
+
+
+def test_joint_mode():
+    """The best density over a fine grid for each state, the state that has the best of these."""
+    case = CASES["state_in_the_child"]()
+    em = autoem.EM(case.model)
+    params = {n: jnp.asarray(v) for n, v in case.params.items()}
+    found = em.decode(params, *case.args)
+    x, y = case.args
+    grid = np.linspace(1e-3, 30, 100_000)
+    for i in range(4):
+        tables = [
+            stats.bernoulli.logpmf(z, params["weight"])
+            + stats.gamma.logpdf(grid, params["a"])
+            + stats.norm.logpdf(y[i], params["locs"][z])
+            + stats.poisson.logpmf(x[i][:, None], params["ratio"][z] * grid).sum(0)
+            for z in (0, 1)
+        ]
+        best = int(np.argmax([t.max() for t in tables]))
+        assert found["z"][i] == best
+        assert_allclose(found["u"][i], grid[np.argmax(tables[best])], atol=1e-3)
+
+
+def test_float32():
+    with jax.enable_x64(False):
+        result = autoem.EM(pumps, check=True).run(KEY, 50, *PUMPS, progress_bar=False)
+        assert result.params["a"].dtype == jnp.float32
+        assert_allclose(result.params["a"], 0.823, rtol=0.02)
+
+
+def test_data_may_be_traced():
+    case = CASES["poisson_in_groups_with_a_factor"]()
+    group, t, x = case.args
+    params = {n: jnp.asarray(v) for n, v in case.params.items()}
+    em = autoem.EM(case.model)
+    jitted = jax.jit(lambda t, x: em.log_likelihood(params, group, t, x))
+    assert_allclose(jitted(t, x), em.log_likelihood(params, group, t, x), rtol=1e-12)
+
+
+def test_leaf_has_its_prior():
+    def model(x):
+        a = positive("a")
+        with numpyro.plate("units", 3):
+            u = numpyro.sample("u", dist.Gamma(a, 1.0))
+            numpyro.sample("leaf", dist.Beta(a, 2.0))
+            numpyro.sample("x", dist.Poisson(u), obs=x)
+
+    posterior = autoem.EM(model).posterior({"a": 2.0}, np.array([1, 2, 3]))
+    assert_allclose(posterior["leaf"].mean, 0.5)
+    assert_allclose(posterior["u"].mean, np.array([3.0, 4.0, 5.0]) / 2)
+
+
+def test_impossible_data():
+    def model(t, x):
+        a = positive("a")
+        with numpyro.plate("units", 2):
+            u = numpyro.sample("u", dist.Gamma(a, 1.0))
+            numpyro.sample("x", dist.Poisson(t * u), obs=x)
+
+    t = np.array([0.0, 1.0])
+    value = autoem.EM(model).log_likelihood({"a": 2.0}, t, np.array([0, 3]))
+    assert_allclose(value, stats.nbinom.logpmf(3, 2.0, 0.5), rtol=1e-12)
+    with pytest.raises(ValueError, match="'u'"):
+        autoem.EM(model).run(KEY, 5, t, np.array([1, 3]), progress_bar=False)
+
+
+# -- refused, with the reason ------------------------------------------------------------------------------------------
+
+
+COUNTS = np.array([1, 2, 0, 4])
+REALS = np.array([0.3, -1.2, 0.8, 2.0])
+
+
+def unit_gamma(size=4):
+    with numpyro.plate("units", size):
+        return numpyro.sample("u", dist.Gamma(positive("a"), 1.0))
+
+
+def poisson(rate):
+    numpyro.sample("x", dist.Poisson(rate).to_event(1), obs=COUNTS)
+
+
+def through_exp():
+    poisson(jnp.exp(unit_gamma()))
+
+
+def through_a_sum():
+    poisson(unit_gamma() + 1.0)
+
+
+def through_a_floor():
+    poisson(1.0 + jnp.floor(unit_gamma()))
+
+
+def clipped():
+    poisson(jnp.maximum(unit_gamma(), 0.1))
+
+
+def reached_in_part():
+    poisson(jnp.concatenate([unit_gamma(3), jnp.ones(1)]))
+
+
+def power_of_two_halves():
+    """u[i] times one in each element, never u[i]²."""
+    u = unit_gamma(2)
+    poisson(jnp.concatenate([u, jnp.ones(2)]) * jnp.concatenate([jnp.ones(2), u]))
+
+
+def product_of_neighbours():
+    u = unit_gamma()
+    poisson(u * u[::-1])
+
+
+def square():
+    poisson(unit_gamma() ** 2)
+
+
+def variance_of_a_gamma():
+    numpyro.sample("x", dist.Normal(0.0, jnp.sqrt(unit_gamma())).to_event(1), obs=REALS)
+
+
+def mean_and_precision():
+    u = unit_gamma()
+    numpyro.sample("x", dist.Normal(u, 1 / jnp.sqrt(u)).to_event(1), obs=REALS)
+
+
+def second_child_does_not_fit():
+    u = unit_gamma()
+    poisson(u)
+    numpyro.sample("y", dist.Normal(u, 1.0).to_event(1), obs=REALS)
+
+
+def shape_of_a_gamma():
+    numpyro.sample("x", dist.Gamma(unit_gamma(), 1.0).to_event(1), obs=1 + COUNTS.astype(float))
+
+
+def product_of_two():
+    u = unit_gamma()
+    with numpyro.plate("others", 4):
+        v = numpyro.sample("v", dist.Gamma(2.0, 1.0))
+    poisson(u * v)
+
+
+def two_levels():
+    u = unit_gamma()
+    with numpyro.plate("units", 4):
+        v = numpyro.sample("v", dist.Gamma(2.0, u))
+        numpyro.sample("x", dist.Poisson(v), obs=COUNTS)
+
+
+def gaussian_and_precision():
+    u = unit_gamma()
+    with numpyro.plate("units", 4):
+        z = numpyro.sample("z", dist.Normal(0.0, 1.0))
+        numpyro.sample("x", dist.Normal(z, 1 / jnp.sqrt(u)), obs=REALS)
+
+
+def in_a_factor():
+    u = unit_gamma()
+    poisson(u)
+    numpyro.factor("extra", -jnp.sum(u))
+
+
+def censored():
+    u = unit_gamma()
+    numpyro.factor("x", jnp.sum(dist.Exponential(u).log_prob(jnp.abs(REALS))))
+
+
+def truncated_child():
+    numpyro.sample("x", dist.TruncatedNormal(0.0, 1 / jnp.sqrt(unit_gamma()), low=0.0).to_event(1), obs=abs(REALS))
+
+
+def truncated_prior():
+    p = numpyro.sample("p", dist.Uniform(0.0, 0.5))
+    positive("a")
+    numpyro.sample("x", dist.Binomial(9, jnp.full(4, p)).to_event(1), obs=COUNTS)
+
+
+def one_minus():
+    p = numpyro.sample("p", dist.Beta(positive("a"), 1.0))
+    numpyro.sample("x", dist.Binomial(9, jnp.full(4, 1 - p)).to_event(1), obs=COUNTS)
+
+
+def scaled_probability():
+    p = numpyro.sample("p", dist.Beta(positive("a"), 1.0))
+    numpyro.sample("x", dist.Binomial(9, jnp.full(4, 0.5 * p)).to_event(1), obs=COUNTS)
+
+
+def reversed_probabilities():
+    p = numpyro.sample("p", dist.Dirichlet(positive("a") * jnp.ones(3)))
+    numpyro.sample("x", dist.Multinomial(6, p[::-1]), obs=COUNTS[:3] + 1)
+
+
+def one_of_the_probabilities():
+    p = numpyro.sample("p", dist.Dirichlet(positive("a") * jnp.ones(3)))
+    numpyro.sample("x", dist.Binomial(9, jnp.full(4, p[0])).to_event(1), obs=COUNTS)
+
+
+def weights_of_a_mixture():
+    locs = numpyro.param("locs", jnp.array([-1.0, 1.0]))
+    w = numpyro.sample("w", dist.Dirichlet(jnp.ones(2)))
+    with numpyro.plate("rows", 4):
+        z = numpyro.sample("z", dist.Categorical(w))
+        numpyro.sample("x", dist.Normal(locs[z], 1.0), obs=REALS)
+
+
+def chosen_by_a_state():
+    u = unit_gamma(2)
+    with numpyro.plate("rows", 4):
+        z = numpyro.sample("z", dist.Bernoulli(0.5))
+        numpyro.sample("x", dist.Poisson(u[z]), obs=COUNTS)
+
+
+def masked_latent():
+    with handlers.mask(mask=np.array([True, True, False, True])):
+        u = unit_gamma()
+    poisson(u)
+
+
+def scaled_latent():
+    with handlers.scale(scale=2.0):
+        u = unit_gamma()
+    poisson(u)
+
+
+def as_a_mask():
+    u = unit_gamma()
+    with handlers.mask(mask=u > 1):
+        poisson(positive("b") * jnp.ones(4))
+
+
+def half_normal():
+    positive("a")
+    s = numpyro.sample("s", dist.HalfNormal(1.0))
+    numpyro.sample("x", dist.Normal(0.0, s * jnp.ones(4)).to_event(1), obs=REALS)
+
+
+def half_cauchy():
+    positive("a")
+    s = numpyro.sample("s", dist.HalfCauchy(1.0))
+    numpyro.sample("x", dist.Normal(0.0, s * jnp.ones(4)).to_event(1), obs=REALS)
+
+
+def prior_of_a_parameter():
+    u = numpyro.sample("u", dist.Gamma(2.0, 1.0))
+    poisson(numpyro.sample("m", dist.Exponential(u)) * jnp.ones(4))
+
+
+REFUSED = {
+    through_exp: "the rate of site 'x' .* is a nonlinear function .exp. in it",
+    through_a_sum: "is affine in it",
+    through_a_floor: "is a nonlinear function",
+    clipped: "is a nonlinear function",
+    reached_in_part: "some elements .* do not depend on it",
+    power_of_two_halves: "is a nonlinear function .mul. in it",
+    product_of_neighbours: "each element of the rate of site 'x' .* depends on several elements of it",
+    square: r"through \{log u, u\} and the rate of site 'x' .Poisson. through \{log u, u\^2\}",
+    variance_of_a_gamma: r"through \{log u, u\^-1\}, so the two are not conjugate",
+    mean_and_precision: "it enters site 'x' through both loc and scale",
+    second_child_does_not_fit: r"the loc of site 'y' .Normal. through \{u, uu'\}",
+    shape_of_a_gamma: "the concentration of site 'x' .* has no features",
+    product_of_two: "holds the latent 'u' too: together they are not conjugate",
+    two_levels: "holds the latent 'u' too: together they are not conjugate",
+    gaussian_and_precision: "'z' and 'u': together they are neither Gaussian nor conjugate",
+    in_a_factor: "site 'extra' .Unit. depends on it, and Unit has no canonical form",
+    censored: "site 'x' .Unit. depends on it",
+    truncated_child: "site 'x' .* depends on it, and .* has no canonical form",
+    truncated_prior: "is a continuous latent on which 'x' depends",
+    one_minus: "is affine in it",
+    scaled_probability: "is affine in it, not a selection",
+    reversed_probabilities: "not a selection of whole vectors",
+    one_of_the_probabilities: "so the two are not conjugate",
+    weights_of_a_mixture: "An element of the latent 'w' meets several elements of 'z'",
+    chosen_by_a_state: "depends on several elements of it",
+    masked_latent: "it is masked",
+    scaled_latent: "has a scale",
+    as_a_mask: "the mask of site 'x' depends on it",
+    half_normal: "is a continuous latent on which 'x' depends",
+    half_cauchy: "is a continuous latent on which 'x' depends",
+    prior_of_a_parameter: "the prior of the maximised site 'm' depends on it",
+}
+
+
+@pytest.mark.parametrize("model", REFUSED, ids=lambda m: m.__name__)
+def test_refused_with_the_reason(model):
+    maximize = ["m"] if model is prior_of_a_parameter else None
+    with pytest.raises(NotImplementedError, match=REFUSED[model]) as caught:
+        autoem.EM(model, maximize=maximize).derive()
+    assert "maximize=" in str(caught.value) or "together" in str(caught.value) or "'" in str(caught.value)
