@@ -12,6 +12,7 @@ import numpyro  # noqa: E402
 import numpyro.distributions as dist  # noqa: E402
 import pytest  # noqa: E402
 from numpy.testing import assert_allclose  # noqa: E402
+from numpyro.infer.util import log_density  # noqa: E402
 
 import autoem  # noqa: E402
 from autoem._augment._base import Unsuitable  # noqa: E402
@@ -76,6 +77,50 @@ def test_update_is_that_of_the_model_with_the_latent_written_out(name):
         assert_allclose(ours[site].probs, theirs[site].probs, atol=1e-12, err_msg=site)
     ours, theirs = (e.derive(*c.args) for e in (em, explicit))
     assert {n: f.method for n, f in ours.params.items()} == {n: f.method for n, f in theirs.params.items()}
+
+
+# -- random models ---------------------------------------------------------------------------------------------------
+
+
+def random_model(seed):
+    """A mixture whose weights and arguments have random shapes that broadcast, wrapped at random; and its data."""
+    rng = np.random.default_rng(seed)
+    rows, columns, count = rng.integers(2, 5), rng.integers(1, 4), rng.integers(2, 4)
+    shapes = [(rows, columns, count), (1, columns, count), (rows, 1, count), (columns, count), (1, count), (count,)]
+    first, second, weights = (shapes[i] for i in rng.integers(len(shapes), size=3))
+    kind, logits, event, masked, scaled = rng.integers(4), *rng.integers(2, size=4)
+    mask, scale = rng.uniform(size=(rows, 1)) < 0.7, rng.uniform(0.5, 2.0, (rows, 1))
+
+    def model(x):
+        u, v, w = real("u", *first), real("v", *second), real("w", *weights)
+        parts = [
+            lambda: dist.Normal(u, jnp.exp(v)),
+            lambda: dist.Gamma(jnp.exp(u), jnp.exp(v)),
+            lambda: dist.Poisson(jnp.exp(u)),
+            lambda: dist.ZeroInflatedPoisson(jax.nn.sigmoid(v), jnp.exp(u)),
+        ][kind]()
+        parts = parts.expand(np.broadcast_shapes(parts.batch_shape, (columns, count)))
+        mixing = dist.Categorical(logits=w) if logits else dist.Categorical(jax.nn.softmax(w))
+        fn = dist.MixtureSameFamily(mixing, parts)
+        fn = fn.expand([rows, columns]).to_event(1) if event else fn
+        fn = fn.mask(mask[:, 0] if event else mask) if masked else fn
+        kept = numpyro.handlers.scale(scale=(scale[:, 0] if event else scale) if scaled else 1.0)
+        with kept:
+            numpyro.sample("x", fn, obs=x)
+
+    x = rng.gamma(2.0, 1.0, (rows, columns)) if kind < 2 else rng.poisson(1.5, (rows, columns))
+    return model, x, {n: 0.4 * rng.normal(size=s) for n, s in (("u", first), ("v", second), ("w", weights))}
+
+
+@pytest.mark.parametrize("seed", every(10, range(30)))
+def test_random_model(seed):
+    model, x, params = random_model(seed)
+    em = autoem.EM(model, check=True)
+    assert "x_assignment" in em.derive(x).latents
+    expected, _ = log_density(model, (x,), {}, params)
+    assert_allclose(em.log_likelihood(params, x), expected, rtol=1e-9)
+    result = em.run(KEY, 2, x, init_params=params, progress_bar=False)
+    assert result.objective[1] >= result.objective[0]
 
 
 # -- components ------------------------------------------------------------------------------------------------------
