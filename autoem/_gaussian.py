@@ -56,7 +56,7 @@ def lay_out(
             f"factorises at most {_LARGEST} densely."
         )
     tables, cells = _assign(tables, cells)
-    met = _cell_states(tables, cells, discrete)
+    met = _cell_states(tables, cells, discrete, list(shapes))
     if met:
         tables, cells, met = _ordered(tables, cells, met)
     used = np.zeros(total, bool)
@@ -123,9 +123,9 @@ def _assign(tables: Sequence[Rows], cells: Cells) -> tuple[list[Rows], Cells]:
 
 
 def _cell_states(
-    tables: Sequence[Rows], cells: Cells, discrete: Mapping[str, tuple[int, tuple[int, ...]]]
+    tables: Sequence[Rows], cells: Cells, discrete: Mapping[str, tuple[int, tuple[int, ...]]], names: Sequence[str]
 ) -> dict[str, np.ndarray]:
-    """Per discrete latent, the element that each cell meets."""
+    """Per discrete latent, the element that each cell of the Gaussian latents `names` meets."""
     result = {}
     for i, name in enumerate(discrete):
         own = np.full(len(cells.size), -1)
@@ -135,8 +135,8 @@ def _cell_states(
             state = table.states[:, i]
             if np.any((state >= 0) & (state != own[table.cell])):
                 raise Refusal(
-                    f"Gaussian latents that are coupled with each other depend on several elements of {name!r}: their "
-                    "joint states are too many to sum exactly."
+                    f"Elements of the Gaussian latents {', '.join(map(repr, names))} that are coupled with each other "
+                    f"depend on several elements of {name!r}: their joint states are too many to sum exactly."
                 )
         result[name] = own
     return result

@@ -158,6 +158,38 @@ def test_scale_mixture_is_a_student_t():
     assert derivation.params["beta"].method == derivation.params["sigma"].method == "closed form"
 
 
+def test_student_t_regression():
+    """Weighted least squares with expected precisions ends where the marginal likelihood does."""
+    rng = np.random.default_rng(7)
+    z = rng.normal(size=40)
+    y = 1.0 + 2.0 * z + 0.5 * rng.standard_t(4, 40)
+
+    def model(z, y):
+        sigma, beta = positive("sigma"), numpyro.param("beta", jnp.zeros(2))
+        with numpyro.plate("rows", len(y)):
+            tau = numpyro.sample("tau", dist.Gamma(2.0, 2.0))
+            numpyro.sample("y", dist.Normal(beta[0] + beta[1] * z, sigma / jnp.sqrt(tau)), obs=y)
+
+    result = autoem.EM(model).run(KEY, 1000, z, y, progress_bar=False)
+
+    def negative(v):
+        return -stats.t.logpdf(y, 4, v[0] + v[1] * z, np.exp(v[2])).sum()
+
+    best = optimize.minimize(negative, [1.0, 2.0, 0.0], method="BFGS", options={"gtol": 1e-7})
+    assert result.converged
+    assert result.derivation.closed_form
+    assert_allclose(result.log_likelihood[-1], -best.fun, rtol=1e-8)
+    assert_allclose([*result.params["beta"], result.params["sigma"]], [*best.x[:2], np.exp(best.x[2])], rtol=1e-4)
+
+
+@pytest.mark.parametrize("a", [1e-3, 1e4])
+@pytest.mark.parametrize("b", [1e-3, 1e3])
+def test_extreme_hyperparameters(a, b):
+    t, x = PUMPS
+    value = autoem.EM(pumps).log_likelihood({"a": a, "b": b}, t, x)
+    assert_allclose(value, stats.nbinom.logpmf(x, a, b / (b + t)).sum(), rtol=1e-8)
+
+
 def test_hyperparameters_have_closed_forms_where_their_families_have():
     case = CASES["exponential_prior"]()
     derivation = autoem.EM(case.model).derive(*case.args)
