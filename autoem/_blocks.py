@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import jax
@@ -11,13 +11,14 @@ import numpy as np
 
 from ._complete import CompleteData
 from ._design import Design
-from ._evidence import ConditionallyGaussian, Enumeration, Factor, Gaussian, Layout, Observed, chunk_for
+from ._evidence import ConditionallyGaussian, Enumeration, Factor, Gaussian, Layout, Observed, Quadrature, chunk_for
 from ._factors import Skeleton, as_floats, complete_data, numbers_of
 from ._family import LinearGaussian
 from ._gaussian import Laid, lay_out
 from ._links import Coordinates, Dependence, Program, analyse, is_concrete, own_coordinates, restricted
 from ._links._coordinates import collapse, merge
 from ._model import Model
+from ._points import axes_of, point_blocks, points_dependence, require_alone
 from ._rows import Touch, gaussian_dependence, touches_of
 from ._sites import Site
 from ._types import Refusal, StaticArray
@@ -28,7 +29,7 @@ _TRACED = (
 )
 
 
-Evidence: TypeAlias = Enumeration | Observed | Gaussian | ConditionallyGaussian
+Evidence: TypeAlias = Enumeration | Observed | Gaussian | ConditionallyGaussian | Quadrature
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,8 @@ def build(model: Model) -> tuple[CompleteData, list[Block], list[Skeleton]]:
     sites = sorted(model.sites.values(), key=lambda site: site.role == "maximised")
     met = gaussian_dependence(model, model.program) if model.gaussians else {}
     touches = {site.name: touches_of(model, site, met) if met else () for site in sites}
-    choices = {site.name: "" if touches[site.name] else _canonical(model, site, by_parameter) for site in sites}
+    by_points = points_dependence(model, model.program)
+    choices = {s.name: "" if touches[s.name] else _canonical(model, s, by_parameter, by_points) for s in sites}
     # From here on, only what the chosen forms need: a canonical site's own log_prob is not looked at.
     used = [i for s in sites for i, _ in numbers_of(s, model.outputs[s.name], not choices[s.name]).values()]
     used += [i for s in sites for k in ("mask", "scale", "value") if (i := model.outputs[s.name][k]) is not None]
@@ -65,9 +67,23 @@ def build(model: Model) -> tuple[CompleteData, list[Block], list[Skeleton]]:
     latents = {model.inputs[n]: (n, own_coordinates(model.sites[n].batch_shape)) for n in model.latents}
     by_latent = analyse(program, latents, kinds=False)
     skeletons = [_skeleton(model, s, choices[s.name], by_latent, by_parameter, touches[s.name]) for s in sites]
-    complete, designs = complete_data(model, program, skeletons, by_latent)
+    met_by = {s.name: _points_met(model, s, choices[s.name], by_points) for s in sites}
+    axes = axes_of(model, met_by)
+    skeletons = [replace(s, met=met, latents=(axes[next(iter(met))],)) if (met := met_by[s.site.name]) else s
+                 for s in skeletons]  # fmt: skip
+    complete, designs = complete_data(model, program, skeletons, by_latent, axes)
     blocks = _group(model, complete, skeletons, designs)
+    blocks += [Block(engine, engine, at) for engine, at in point_blocks(model, complete, skeletons, axes)]
     return complete, blocks, skeletons
+
+
+def _points_met(model: Model, site: Site, why: str, by_points: Mapping[int, Dependence]) -> dict[str, Coordinates]:
+    """Which elements of latents that are integrated numerically each element of a site meets."""
+    numbers = numbers_of(site, model.outputs[site.name], not why)
+    met = _site_coordinates(site, numbers, model.program, by_points)
+    if met:
+        require_alone(model, site, met, by_points)
+    return met
 
 
 def _site_coordinates(
@@ -88,7 +104,7 @@ def _site_coordinates(
     return result
 
 
-def _canonical(model: Model, site: Site, by_parameter: set[int]) -> str:
+def _canonical(model: Model, site: Site, by_parameter: set[int], by_points: Mapping[int, Dependence]) -> str:
     """Why a site's exponential family cannot be used, or "" if it can."""
     if site.role == "maximised":
         return "" if site.family is not None else f"{site.distribution} has no canonical form here"
@@ -98,6 +114,9 @@ def _canonical(model: Model, site: Site, by_parameter: set[int]) -> str:
     varying = [n for n in site.family.constants if out["arguments"][n] in by_parameter]
     if varying:
         return f"its {varying[0]} depends on a parameter, and no finite statistic holds that"
+    varying = [n for n in site.family.constants if out["arguments"][n] in by_points]
+    if varying:
+        return f"its {varying[0]} depends on a latent"
     return "its value depends on a parameter" if out["value"] in by_parameter else ""
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
@@ -17,7 +17,7 @@ from numpyro.primitives import Messenger
 
 from ._links import Program, analyse, trace
 from ._sites import Site, check_data, is_discrete, peel, read_site, site_outputs
-from ._types import Key, Params, Refusal
+from ._types import Key, Params
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,7 @@ class Model:
         outputs: site -> {"value", "log_prob", "mask", "scale", "arguments"} as value numbers.
         unused: continuous latents that nothing depends on; they integrate to one.
         gaussians: names of the Gaussian latents, in order.
+        points: continuous latents that are integrated numerically, in order, and why no exact engine takes them.
     """
 
     sites: dict[str, Site]
@@ -62,6 +63,7 @@ class Model:
     outputs: dict[str, Any]
     unused: tuple[str, ...] = ()
     gaussians: tuple[str, ...] = ()
+    points: Mapping[str, str] = field(default_factory=dict)
 
 
 def _run(model: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], key: Key) -> dict[str, Any]:
@@ -179,7 +181,7 @@ def read_model(
 
     Raises:
         ValueError: nothing to maximise, unknown names, data that are missing or outside a support.
-        Refusal: a latent that cannot be summed over exactly.
+        Refusal: a discrete latent whose values cannot be listed.
     """
     found = _outline(model, args, kwargs)
     samples = _samples(found)
@@ -223,12 +225,13 @@ def read_model(
         if name in unused:
             del sites[name]
         else:
-            sites[name] = _gaussian(sites[name], _reached(name, inputs[name], program, numbers))
-    gaussians = tuple(n for n in continuous if n not in unused)
+            sites[name] = _with_role(sites[name])
+    gaussians = tuple(n for n in continuous if n not in unused and sites[n].role == "gaussian")
+    points = {n: f"{sites[n].distribution} is not Gaussian" for n in continuous if n not in (*unused, *gaussians)}
     for name, site in sites.items():
         if site.role == "observed":
             check_data(site, peel(samples[name]["fn"]).base, program.known.get(numbers[name]["value"]))
-    return Model(sites, parameters, latents, program, inputs, numbers, unused, gaussians)
+    return Model(sites, parameters, latents, program, inputs, numbers, unused, gaussians, points)
 
 
 def _reached(name: str, number: int, program: Program, outputs: Mapping[str, Any]) -> list[str]:
@@ -242,15 +245,9 @@ def _is_gaussian(site: Site) -> bool:
     return site.family is not None and site.family.name in ("normal", "multivariate normal")
 
 
-def _gaussian(site: Site, children: Sequence[str]) -> Site:
-    """A continuous latent that other sites depend on must be Gaussian."""
-    if not _is_gaussian(site):
-        raise Refusal(
-            f"Site {site.name!r} ({site.distribution}) is a continuous latent on which {children[0]!r} depends; autoem "
-            "integrates out Normal and MultivariateNormal latents only, so far. If it is a parameter, name it: "
-            f"maximize=[{site.name!r}, ...] or maximize='global'."
-        )
-    return replace(site, role="gaussian")
+def _with_role(site: Site) -> Site:
+    """A continuous latent that other sites depend on: Gaussian, or integrated numerically."""
+    return replace(site, role="gaussian" if _is_gaussian(site) else "points")
 
 
 def _require_something(parameters: Mapping[str, Parameter], samples: Mapping[str, Any]) -> None:

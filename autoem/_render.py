@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ._complete import CompleteData
-from ._evidence import ConditionallyGaussian, Gaussian, Observed
+from ._evidence import ConditionallyGaussian, Gaussian, Observed, Quadrature
 from ._links import expressions
 from ._model import Model
 from ._places import Plan
@@ -67,6 +67,7 @@ def page(
     updates: Sequence[Update],
     plans: Mapping[str, Plan],
     statistics: Mapping[str, tuple[int, ...]],
+    checks: Sequence[str] = (),
 ) -> Page:
     """Write the page of a derivation from the modules that run."""
     sections: list[tuple[str, Sequence[Line]]] = [
@@ -79,8 +80,15 @@ def page(
     declined = [Line(n, "; ".join(dict.fromkeys(p.declined))) for n, p in plans.items() if p.declined]
     if declined:
         sections.append(("No closed form, and why", tuple(declined)))
-    sections.append(("Approximate", (Line("", _exactness(updates)),)))
+    quadratures = [e for e in evidences if isinstance(e, Quadrature)]
+    estimated = [*_estimated_lines(quadratures), *(Line("check", text) for text in checks)]
+    sections.append(("Approximate", tuple(estimated) or (Line("", _exactness(updates)),)))
     return Page("EM, derived", tuple((title, tuple(lines)) for title, lines in sections))
+
+
+def _estimated_lines(quadratures: Sequence[Quadrature]) -> list[Line]:
+    lines = [Line(", ".join(e.names), f"the integral over it, by {e.describe()}") for e in quadratures]
+    return [*lines, Line("", "All else is exact, and every M-step raises the same weighted sum that is Q.")] if lines else []
 
 
 def _exactness(updates: Sequence[Update]) -> str:
@@ -121,7 +129,8 @@ def _model_lines(model: Model) -> list[Line]:
         arguments = ", ".join(f"{n}={t}" for n, t in _arguments(model, site, text)) or "..."
         masked = ", masked" if model.outputs[site.name]["mask"] is not None else ""
         what = {"latent": f"latent, {len(site.support) if site.support is not None else 0} values",
-                "gaussian": "latent, continuous", "observed": "observed", "maximised": "prior"}[site.role]  # fmt: skip
+                "gaussian": "latent, continuous", "points": "latent, continuous", "observed": "observed",
+                "maximised": "prior"}[site.role]  # fmt: skip
         shape = (f", shape {site.batch_shape}" if site.batch_shape else "") + masked
         wrapped = f"{site.distribution}({arguments})"
         lines.append(Line(label, f"~ {wrapped}   ({what}{shape})"))
@@ -158,6 +167,9 @@ def _e_step_lines(model: Model, evidences: Sequence[Any]) -> list[Line]:
             names = ", ".join(f.site for f in evidence.factors)
             lines.append(Line("observed", f"{names}: no latent; their statistics are added up once, before the loop"))
             continue
+        if isinstance(evidence, Quadrature):
+            lines.append(_quadrature_line(evidence))
+            continue
         if isinstance(evidence, Gaussian | ConditionallyGaussian):
             lines += _gaussian_lines(evidence)
             if isinstance(evidence, Gaussian):
@@ -175,6 +187,13 @@ def _e_step_lines(model: Model, evidences: Sequence[Any]) -> list[Line]:
     if masked:
         lines.append(Line("masked", f"{', '.join(masked)}: an element that is masked out carries total weight 1"))
     return lines
+
+
+def _quadrature_line(evidence: Quadrature) -> Line:
+    label, sites = ", ".join(evidence.names), " ".join(f"p({f.site})" for f in evidence.factors)
+    text = f"log ∫ {sites} d{label}, cell by cell: {evidence.describe()}; the statistics are averages over the points"
+    latex = rf"L = \sum_c \log \sum_m w_m f_c(u_{{cm}}), \quad u_{{cm}} = \hat u_c + R_c t_m, \quad {_tex(label)} = g(u)"
+    return Line(label, text, latex)
 
 
 def _gaussian_lines(evidence: Gaussian | ConditionallyGaussian) -> list[Line]:

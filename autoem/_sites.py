@@ -36,7 +36,8 @@ class Site:
 
     Attributes:
         name: its name.
-        role: "observed", "latent" (discrete), "gaussian" (a continuous latent) or "maximised".
+        role: "observed", "latent" (discrete), "gaussian" (a continuous latent), "points" (one that is integrated
+            numerically) or "maximised".
         distribution: class name of the distribution, wrappers peeled off.
         family: its exponential family, or None.
         batch_shape: shape of its elements, axes hidden by `to_event` included.
@@ -45,6 +46,7 @@ class Site:
         plates: names of its plates.
         support: values of an enumerable latent, shape (K, *event).
         binary: whether a latent is Bernoulli.
+        constraint: where the values of a continuous latent lie; None if its bounds are not numbers.
     """
 
     name: str
@@ -57,6 +59,7 @@ class Site:
     plates: tuple[str, ...]
     support: Any = field(default=None, compare=False)
     binary: bool = False
+    constraint: Any = field(default=None, compare=False)
 
 
 def peel(fn: Any) -> Peeled:
@@ -103,7 +106,13 @@ def read_site(name: str, site: Mapping[str, Any], maximised: bool) -> Site:
         tuple(frame.name for frame in site["cond_indep_stack"]),
         support,
         isinstance(base, _BERNOULLI),
+        _constraint(base) if role == "continuous" else None,
     )
+
+
+def _constraint(base: Any) -> Any:
+    support = base.support
+    return support if is_concrete(*jax.tree.leaves(support)) else None
 
 
 def _support(name: str, site: Mapping[str, Any], base: Any) -> np.ndarray:

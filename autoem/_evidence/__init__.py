@@ -7,3 +7,4 @@ from .enumerate import Enumeration as Enumeration, Layout as Layout, chunk_for a
 from .gaussian import Gaussian as Gaussian
 from .mixed import ConditionallyGaussian as ConditionallyGaussian
 from .observed import Observed as Observed
+from .quadrature import LADDER as LADDER, Points as Points, Quadrature as Quadrature, Read as Read, Seat as Seat
