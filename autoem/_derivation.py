@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -22,8 +22,8 @@ from ._types import Array, Params
 from ._update import ClosedForm, Update
 
 
-class Expected(NamedTuple):
-    """What an E-step leaves for the M-step.
+class Expected(eqx.Module):
+    """What an E-step leaves for the M-step; as a sequence, its statistics.
 
     Attributes:
         statistics: expected sufficient statistics of every factor, shaped like its slots.
@@ -32,6 +32,15 @@ class Expected(NamedTuple):
 
     statistics: list[Any]
     points: dict[str, Any]
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.statistics)
+
+    def __getitem__(self, position: int) -> Any:
+        return self.statistics[position]
+
+    def __len__(self) -> int:
+        return len(self.statistics)
 
 
 class Machine(eqx.Module):

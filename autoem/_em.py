@@ -189,9 +189,13 @@ class EM:
         """
         derivation = derive(self.model, args, kwargs, self.maximize, self.flat)
         if self.strict and not (derivation.exact and derivation.closed_form):
-            reasons = [f"{n}: {f.method} ({'; '.join(f.declined)})" for n, f in derivation.params.items()
-                       if f.method in ("newton", "gradient")]  # fmt: skip
-            raise Refusal("strict=True, and these parts are not in closed form: " + " | ".join(reasons))
+            reasons = [f"{n}: {f.method} ({'; '.join(f.declined)})"
+                       for n, f in {**derivation.latents, **derivation.params}.items()
+                       if f.method in ("newton", "gradient", "quadrature")]  # fmt: skip
+            raise Refusal("strict=True, and these parts are not exact in closed form: " + " | ".join(reasons))
+        if self.check and derivation.machine.quadratures:
+            raise Refusal(f"check=True certifies exact E-steps, and that of {list(derivation.model.points)} is by "
+                          "quadrature. Its own check, twice as many nodes, is always run.")  # fmt: skip
         return derivation
 
     def init(self, rng_key: Key, *args: Any, init_params: Params | None = None, **kwargs: Any) -> EMState:

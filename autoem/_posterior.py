@@ -11,7 +11,7 @@ import numpy as np
 import numpyro.distributions as dist
 
 from ._derivation import Derivation, Machine
-from ._evidence import ConditionallyGaussian, Enumeration, Gaussian, Observed
+from ._evidence import ConditionallyGaussian, Enumeration, Gaussian, Observed, Quadrature
 from ._family import LOG_ZERO
 from ._gaussian_posterior import (
     event_width,
@@ -21,6 +21,7 @@ from ._gaussian_posterior import (
     gaussian_moments,
 )
 from ._model import Model
+from ._points_posterior import point_distributions, point_draws, point_modes
 from ._types import Array, Key, Params
 
 
@@ -62,7 +63,7 @@ def _states(machine: Machine, params: Params, key: Key | None) -> tuple[dict[str
     total = jnp.zeros(())
     for number, (evidence, at) in enumerate(zip(machine.evidences, machine.positions, strict=True)):
         own = [inputs[i] for i in at]
-        if isinstance(evidence, Observed):
+        if isinstance(evidence, Observed | Quadrature):
             continue
         if key is None:
             found |= evidence.mode(own) if isinstance(evidence, Enumeration) else gaussian_mode(evidence, own)
@@ -83,10 +84,13 @@ def posterior(derivation: Derivation, params: Params) -> dict[str, Any]:
     shapes = tuple((n, (*model.sites[n].batch_shape, len(model.sites[n].support))) for n in model.latents)
     runs = tuple((n, event_width(model.sites[n], model.program.shape(model.inputs[n]))) for n in model.gaussians)
     marginals, moments = _marginals(derivation.detailed, params, shapes, runs)
+    numerical = point_distributions(derivation.detailed, params, model.sites) if model.points else {}
     result = {}
     for name in derivation.latents:
         site = model.sites[name]
-        if name in marginals:
+        if name in numerical:
+            result[name] = numerical[name]
+        elif name in marginals:
             result[name] = _distribution(site.support, site.binary, marginals[name])
         else:
             shape = model.program.shape(model.inputs[name])
@@ -123,7 +127,8 @@ def joint_states(derivation: Derivation, params: Params, key: Key | None) -> tup
 
 def decode(derivation: Derivation, params: Params) -> dict[str, Array]:
     """The most probable joint assignment."""
-    return values(derivation.model, joint_states(derivation, params, None)[0])
+    found = values(derivation.model, joint_states(derivation, params, None)[0])
+    return found | point_modes(derivation.detailed, params)
 
 
 def sample(derivation: Derivation, rng_key: Key, params: Params, num_samples: int) -> dict[str, Array]:
@@ -132,14 +137,14 @@ def sample(derivation: Derivation, rng_key: Key, params: Params, num_samples: in
         raise ValueError(f"num_samples must be at least 1, got {num_samples}.")
     keys = jax.random.split(rng_key, num_samples)
     draw = jax.vmap(lambda key: values(derivation.model, joint_states(derivation, params, key)[0]))
-    return draw(keys)
+    return draw(keys) | point_draws(derivation.detailed, jax.random.fold_in(rng_key, 1), params, num_samples)
 
 
 def raise_impossible(derivation: Derivation, params: Params, total: float) -> NoReturn:
     """Raise a ValueError that names the datum which is impossible at the starting values."""
     machine = derivation.machine
     for factor, slots in zip(machine.complete.factors, machine.complete.inputs(params), strict=True):
-        if isinstance(slots, dict):  # holds Gaussian latents: no datum is impossible
+        if isinstance(slots, dict):  # holds continuous latents: no datum is impossible
             continue
         features, base = factor.statistics()
         lead = len(factor.latents)

@@ -43,6 +43,7 @@ LAYERS = (
     "_derivation",
     "_refine",
     "_gaussian_posterior",
+    "_points_posterior",
     "_posterior",
     "_uncertainty",
     "_em",

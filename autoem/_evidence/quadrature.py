@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import equinox as eqx
 import jax
@@ -165,8 +165,7 @@ class Quadrature(eqx.Module):
         def density(u: Array) -> Array:
             return self.density(read, u, jacobian)
 
-        mode = _climb(density, self._start(density))
-        _, curvature = _derivatives(density, mode)
+        mode, curvature = _climb(density, self._start(density))
         values, vectors = _eigen(curvature)
         return mode, vectors / jnp.sqrt(values)[:, None, :]
 
@@ -190,10 +189,12 @@ class Quadrature(eqx.Module):
             return jax.vmap(function)(u)
         return jax.lax.map(function, u, batch_size=together)
 
-    def points(self, read: Read, frozen: Read, nodes: int | None = None) -> Points:
+    def points(self, read: Read, frozen: Read) -> Points:
         """Place the points by `frozen` and weigh them by `read`, the same function but for its derivatives."""
-        where, log_weight = _rule(self.nodes if nodes is None else nodes, self.dims)
-        mode, root = jax.lax.stop_gradient(self.place(frozen))
+        return self._weighed(read, *jax.lax.stop_gradient(self.place(frozen)), self.nodes)
+
+    def _weighed(self, read: Read, mode: Array, root: Array, nodes: int) -> Points:
+        where, log_weight = _rule(nodes, self.dims)
         u = mode + jnp.einsum("cij,mj->mci", root, jnp.asarray(where, mode.dtype))
         scale = jnp.linalg.slogdet(root)[1]
         terms = self._each(lambda v: self.density(read, v), u) + jnp.asarray(log_weight, mode.dtype)[:, None] + scale
@@ -224,7 +225,8 @@ class Quadrature(eqx.Module):
 
     def doubled(self, read: Read) -> Array:
         """L with the engine's nodes, and with twice as many: (2,)."""
-        return jnp.stack([self.points(read, read, n).total for n in (self.nodes, 2 * self.nodes)])
+        placed = self.place(read)
+        return jnp.stack([self._weighed(read, *placed, n).total for n in (self.nodes, 2 * self.nodes)])
 
     def mode(self, read: Read) -> dict[str, Array]:
         """The most probable values of the latents: the mode of their own density, whatever the coordinates."""
@@ -241,7 +243,9 @@ class Quadrature(eqx.Module):
         u = mode + jnp.einsum("cij,mcj->mci", root, t)
         proposal = -(_TAIL + self.dims) / 2 * jnp.log1p(jnp.sum(t**2, -1) / _TAIL)
         logits = self._each(lambda v: self.density(read, v), u) - proposal
-        picked = jax.random.categorical(choice, logits, axis=0, shape=(num_samples, self.cells))
+        below = jnp.cumsum(jax.nn.softmax(logits, 0), 0)
+        level = jax.random.uniform(choice, (num_samples, self.cells), below.dtype) * below[-1]
+        picked = jax.vmap(jnp.searchsorted, (1, 1), 1)(below, level)
         chosen = jnp.take_along_axis(u, picked[..., None], 0)
         return jax.vmap(lambda v: self.values(v)[0])(chosen)
 
@@ -272,15 +276,24 @@ def _rule(nodes: int, dims: int) -> tuple[np.ndarray, np.ndarray]:
     return grid, weights.sum(-1)
 
 
-def _derivatives(density: Callable[[Array], Array], u: Array) -> tuple[Array, Array]:
-    """Gradient (cells, d) and minus the Hessian (cells, d, d) of every cell's own density."""
-    gradient = jax.grad(lambda v: jnp.sum(density(v)))
-    columns, slope = [], gradient(u)
-    for axis in range(u.shape[1]):
-        tangent = jnp.zeros_like(u).at[:, axis].set(1.0)
-        columns.append(-jax.jvp(gradient, (u,), (tangent,))[1])
-    curvature = jnp.stack(columns, -1)
-    return jnp.nan_to_num(slope), jnp.nan_to_num((curvature + jnp.swapaxes(curvature, -1, -2)) / 2)
+class _Shape(NamedTuple):
+    """log f (cells,), its gradient (cells, d) and minus its Hessian (cells, d, d), each cell's own."""
+
+    height: Array
+    slope: Array
+    curvature: Array
+
+
+def _shape(density: Callable[[Array], Array], u: Array) -> _Shape:
+    def total(v: Array) -> tuple[Array, Array]:
+        heights = density(v)
+        return jnp.sum(heights), heights
+
+    (slope, height), tangent = jax.linearize(jax.grad(total, has_aux=True), u)
+    seeds = jnp.broadcast_to(jnp.eye(u.shape[1], dtype=u.dtype)[:, None], (u.shape[1], *u.shape))
+    curvature = -jnp.moveaxis(jax.vmap(lambda seed: tangent(seed)[0])(seeds), 0, -1)
+    curvature = (curvature + jnp.swapaxes(curvature, -1, -2)) / 2
+    return _Shape(height, jnp.nan_to_num(slope), jnp.nan_to_num(curvature))
 
 
 def _eigen(curvature: Array) -> tuple[Array, Array]:
@@ -293,29 +306,34 @@ def _eigen(curvature: Array) -> tuple[Array, Array]:
     return jnp.maximum(values, jnp.maximum(1e-8 * jnp.max(values, -1, keepdims=True), 1e-10)), vectors
 
 
-def _climb(density: Callable[[Array], Array], start: Array) -> Array:
-    """Damped Newton ascent of all cells at once, until no cell's predicted increase is more than rounding."""
+def _climb(density: Callable[[Array], Array], start: Array) -> tuple[Array, Array]:
+    """Damped Newton ascent of all cells at once, until no cell's predicted increase is more than rounding.
+
+    Returns:
+        Where it ended (cells, d), and minus the Hessian there (cells, d, d).
+    """
     eps = float(jnp.finfo(start.dtype).eps)
     enough = eps**0.6
 
     def step(carry: Any) -> Any:
-        count, u, height, damping, _ = carry
-        slope, curvature = _derivatives(density, u)
-        values, vectors = _eigen(curvature)
-        turned = jnp.einsum("cij,ci->cj", vectors, slope)
-        gain = jnp.sum(turned**2 / values, -1)
-        move = jnp.einsum("cij,cj->ci", vectors, turned / (values * (1 + damping[:, None])))
-        trial = u + move
-        found = density(trial)
-        better = found >= height - 16 * eps * jnp.abs(height)
-        left = (gain > enough) & (jnp.any(jnp.abs(move) > 1e-12, -1))
+        count, u, here, damping, _ = carry
+        values, vectors = _eigen(here.curvature)
+        turned = jnp.einsum("cij,ci->cj", vectors, here.slope)
+        left = jnp.sum(turned**2 / values, -1) > enough
+        trial = u + jnp.einsum("cij,cj->ci", vectors, turned / (values * (1 + damping[:, None])))
+        there = _shape(density, trial)
+        better = there.height >= here.height - 16 * eps * jnp.abs(here.height)
+        taken = better & left
+        u = jnp.where(taken[:, None], trial, u)
+        here = _Shape(*(jnp.where(jnp.reshape(taken, [-1] + [1] * (new.ndim - 1)), new, old)
+                        for new, old in zip(there, here, strict=True)))  # fmt: skip
         eased = jnp.where(damping < 0.1, 0.0, damping / 10)
-        damping = jnp.where(better, eased, jnp.maximum(4 * damping, 1.0))
-        u = jnp.where((better & left)[:, None], trial, u)
-        return count + 1, u, jnp.where(better & left, found, height), damping, left
+        return count + 1, u, here, jnp.where(better, eased, jnp.maximum(4 * damping, 1.0)), left
 
     def running(carry: Any) -> Any:
         return (carry[0] < _NEWTON_STEPS) & jnp.any(carry[-1])
 
-    first = (0, start, density(start), jnp.zeros(start.shape[0], start.dtype), jnp.ones(start.shape[0], bool))
-    return jax.lax.while_loop(running, step, first)[1]
+    cells = start.shape[0]
+    first = (0, start, _shape(density, start), jnp.zeros(cells, start.dtype), jnp.ones(cells, bool))
+    _, u, here, _, _ = jax.lax.while_loop(running, step, first)
+    return u, here.curvature
