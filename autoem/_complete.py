@@ -74,8 +74,12 @@ class CompleteData(eqx.Module):
     def _results(self, given: list[Any]) -> list[Any]:
         """The program's outputs; those that hold points have an axis for them, the others length 1 there."""
 
+        numbers = self.program.inputs[len(self.names) :]
+        dtypes = [self.program.avals[i].dtype for i in numbers]
+
         def run(points: dict[str, Any]) -> list[Any]:
-            return self.program([*given, *(points[n] for n in self.points)], self.known)
+            held = [points[n].astype(dtype) for n, dtype in zip(self.points, dtypes, strict=True)]
+            return self.program([*given, *held], self.known)
 
         first = {n: jnp.asarray(p)[:1] for n, p in self.points.items()}
         results = run(first)

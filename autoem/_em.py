@@ -293,7 +293,7 @@ class EM:
         status = _VERDICTS[int(picked.verdict)]
         if any(int(f) == FLOORED for f in picked.flags.values()) and status is not Status.NONFINITE:
             status = Status.DEGENERATE
-        if status is Status.CONVERGED and not all(check.accurate for check in derivation.checks.values()):
+        if status in (Status.CONVERGED, Status.DECREASED) and not all(check.accurate for check in derivation.checks.values()):
             status = Status.INACCURATE
         _warn(picked.flags, status)
         state = EMState(picked.params, states[best].rng_key, np.asarray(log_likelihoods[best][steps - 1]),

@@ -97,7 +97,7 @@ def complete_data(
     }
     numbers = [i for w in wanted.values() for i, _ in w.values()] + [i for e in extras.values() for i in e.values()]
 
-    points = {n: starting_point(model.sites[n], model.program.shape(model.inputs[n])) for n in axes}
+    points = {n: starting_point(model.sites[n], model.program.avals[model.inputs[n]]) for n in axes}
     order = (*model.latents, *dict.fromkeys(axes.values()))
 
     def arguments(*given: Any) -> list[dict[str, Any]]:
@@ -159,9 +159,9 @@ def complete_data(
     return CompleteData(lean, known, tuple(model.parameters), *entries_, points, blocks), designs
 
 
-def starting_point(site: Site, shape: tuple[int, ...]) -> Any:
+def starting_point(site: Site, like: Any) -> Any:
     """Some value of a continuous latent, with an axis for points: (1, *shape)."""
-    return np.asarray(site.constraint.feasible_like(np.zeros((1, *shape), jnp.result_type(float))))
+    return np.asarray(site.constraint.feasible_like(np.zeros((1, *like.shape), like.dtype)), like.dtype)
 
 
 def _moving(program: Program, inputs: Mapping[str, int], axes: Mapping[str, str]) -> Any:

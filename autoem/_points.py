@@ -91,6 +91,7 @@ def require_alone(
             f"exact engine takes ({why}): autoem does not sum and integrate numerically together yet."
         )
     if site.role == "points":
+        free_shape(site, model.program.shape(model.inputs[site.name]))
         for extra, what in (("mask", "masked"), ("scale", "scaled (subsampling, or handlers.scale)")):
             if out[extra] is not None:
                 raise Refusal(f"The continuous latent {site.name!r} is {what}, and no exact engine takes it: autoem does "
@@ -123,7 +124,7 @@ def _quadrature(
     model: Model, complete: CompleteData, skeletons: Sequence[Skeleton], names: Sequence[str],
     positions: tuple[int, ...], axis: str,
 ) -> Quadrature:  # fmt: skip
-    free = {n: _free_shape(model.sites[n], model.program.shape(model.inputs[n])) for n in names}
+    free = {n: free_shape(model.sites[n], model.program.shape(model.inputs[n])) for n in names}
     sizes = {n: math.prod(model.sites[n].batch_shape) for n in names}
     ends = np.cumsum([0, *sizes.values()])
     offsets = dict(zip(names, ends.tolist(), strict=False))
@@ -147,7 +148,7 @@ def _quadrature(
     return Quadrature(factors, tuple(met), tuple(seats), real, LADDER[most][0], axis)
 
 
-def _free_shape(site: Site, shape: tuple[int, ...]) -> tuple[int, ...]:
+def free_shape(site: Site, shape: tuple[int, ...]) -> tuple[int, ...]:
     """Shape of one element in free coordinates.
 
     Raises:

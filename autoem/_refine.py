@@ -19,8 +19,8 @@ from ._types import Array, Params
 
 
 @eqx.filter_jit
-def _doubled(machine: Machine, params: Params) -> list[Array]:
-    return [engine.doubled(machine.reader(params, at)) for engine, at in machine.quadratures]
+def _compared(machine: Machine, params: Params) -> list[Array]:
+    return [engine.compared(machine.reader(params, at)) for engine, at in machine.quadratures]
 
 
 def _next(engine: Quadrature) -> int | None:
@@ -41,23 +41,31 @@ def _moved(derivation: Derivation, nodes: dict[str, int], checks: dict[str, Chec
     return derivation.with_machines(*machines, checks)
 
 
+def _check(rungs: tuple[int, ...], totals: np.ndarray) -> Check:
+    """The least number of nodes for which twice as many change nothing that matters, or the most there are."""
+    checks = [Check(n, float(abs(b - a)) if np.isfinite(b - a) else np.inf, max(1.0, float(abs(np.nan_to_num(b)))))
+              for n, a, b in zip(rungs, totals[:-1], totals[1:], strict=False)]  # fmt: skip
+    return next((c for c in checks if c.fine), checks[-1])
+
+
 def checked(derivation: Derivation, params: Params) -> tuple[Derivation, bool]:
     """Compare every quadrature with one of twice as many nodes per dimension.
 
     Returns:
-        The derivation with what the comparison gave, and with more nodes where it asks for them; whether it did.
+        The derivation with what the comparison gave, and with more nodes where it asks for them; whether those have
+        yet to be compared.
     """
     machine = derivation.machine
     nodes: dict[str, int] = {}
     checks: dict[str, Check] = {}
-    for (engine, _), pair in zip(machine.quadratures, _doubled(machine, params), strict=True):
-        value, change = float(pair[1]), float(abs(pair[1] - pair[0]))
-        check = Check(engine.nodes, change if np.isfinite(change) else np.inf, max(1.0, abs(value)))
-        further = _next(engine)
+    again = False
+    for (engine, _), totals in zip(machine.quadratures, _compared(machine, params), strict=True):
+        check = _check(engine.rungs, np.asarray(totals))
+        further = _next(engine) if engine.dims > 1 and not check.fine and np.isfinite(totals[-1]) else None
         checks[engine.axis] = check
-        if not check.fine and further is not None and np.isfinite(value):
-            nodes[engine.axis] = further
-    return _moved(derivation, nodes, checks), bool(nodes)
+        nodes[engine.axis] = further or check.nodes
+        again |= further is not None
+    return _moved(derivation, nodes, checks), again
 
 
 def refined(derivation: Derivation, params: Params) -> Derivation:
@@ -93,9 +101,10 @@ def fit(
     carry, log_likelihoods, objectives = run(derivation.machine, states, num_steps)
     while derivation.machine.quadratures:
         best = int(np.argmax(np.nan_to_num(np.asarray(carry.objective), nan=-np.inf)))
-        finer, again = checked(derivation, jax.tree.map(lambda a, i=best: jnp.asarray(a)[i], carry.params))
+        finer, _ = checked(derivation, jax.tree.map(lambda a, i=best: jnp.asarray(a)[i], carry.params))
         left = num_steps - max(len(row) for row in log_likelihoods)
-        if not again or left < 1:
+        before, after = ([e.nodes for e, _ in d.machine.quadratures] for d in (derivation, finer))
+        if before == after or left < 1:
             # Without steps left the nodes that were used are those that are reported.
             derivation = derivation.with_machines(derivation.machine, derivation.detailed, finer.checks)
             break

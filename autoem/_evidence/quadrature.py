@@ -223,10 +223,18 @@ class Quadrature(eqx.Module):
             result.append(jax.grad(mean)(slots))
         return result
 
-    def doubled(self, read: Read) -> Array:
-        """L with the engine's nodes, and with twice as many: (2,)."""
+    @property
+    def rungs(self) -> tuple[int, ...]:
+        """Numbers of nodes to compare, each twice the one before: all that there are where they cost little."""
+        if self.dims > 1:
+            return self.nodes, 2 * self.nodes
+        upward = [n for n in LADDER[1] if n >= self.nodes]
+        return *upward, 2 * upward[-1]
+
+    def compared(self, read: Read) -> Array:
+        """L for every number of nodes in `rungs`, about the same modes."""
         placed = self.place(read)
-        return jnp.stack([self._weighed(read, *placed, n).total for n in (self.nodes, 2 * self.nodes)])
+        return jnp.stack([self._weighed(read, *placed, n).total for n in self.rungs])
 
     def mode(self, read: Read) -> dict[str, Array]:
         """The most probable values of the latents: the mode of their own density, whatever the coordinates."""
