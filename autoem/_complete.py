@@ -73,7 +73,6 @@ class CompleteData(eqx.Module):
 
     def _results(self, given: list[Any]) -> list[Any]:
         """The program's outputs; those that hold points have an axis for them, the others length 1 there."""
-
         numbers = self.program.inputs[len(self.names) :]
         dtypes = [self.program.avals[i].dtype for i in numbers]
 

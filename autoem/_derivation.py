@@ -97,7 +97,7 @@ class Machine(eqx.Module):
         total, statistics, points = jnp.zeros(()), [None] * len(inputs), {}
         for evidence, at, data in zip(self.evidences, self.positions, prepared, strict=True):
             if isinstance(evidence, Quadrature):
-                placed = evidence.points(self.reader(params, at), self.frozen(params, at))
+                placed = evidence.points(self.reader(params, at))
                 points |= placed.values
                 found = evidence.expected_statistics(placed, self.reader(params, at)(placed.values))
                 value = placed.total
@@ -144,15 +144,17 @@ class Found:
 
 
 class Check(NamedTuple):
-    """A quadrature beside one with twice as many nodes per dimension.
+    """A quadrature beside one with at least twice as many nodes per dimension.
 
     Attributes:
         nodes: per dimension.
+        against: those that it was compared with.
         change: of the log-likelihood.
         size: the larger of 1 and the log-likelihood's absolute value.
     """
 
     nodes: int
+    against: int
     change: float
     size: float
 
@@ -196,7 +198,7 @@ class Derivation:
         statistics: per site, the shape of its expected sufficient statistics: latent values, batch axes, features.
         machine: the modules that run.
         detailed: the same, with every latent in its place: for posterior distributions.
-        checks: per quadrature, how it compared with one of twice as many nodes; empty before parameters are known.
+        checks: per quadrature, how it compared with one of more nodes; empty before parameters are known.
     """
 
     def __init__(
@@ -236,7 +238,7 @@ class Derivation:
     def _quadrature(self, name: str, engine: Quadrature) -> Found:
         family = self.model.sites[name].distribution.lower()
         check = self.checks.get(engine.axis)
-        said = _sentence(check) if check else "checked against twice as many once parameters are known"
+        said = _sentence(check) if check else "to be compared with more of them once parameters are known"
         reason = f"{engine.describe()}; {said}"
         return Found(family, "quadrature", False, reason, (self.model.points[name],))
 
@@ -263,7 +265,7 @@ def _point_shapes(machine: Machine) -> dict[str, Any]:
 
 def _sentence(check: Check) -> str:
     how = "" if check.accurate else ", which is too much: this log-likelihood is not accurate"
-    return f"{2 * check.nodes} nodes instead of {check.nodes} change the log-likelihood by {check.change:.1g}{how}"
+    return f"{check.against} nodes instead of {check.nodes} change the log-likelihood by {check.change:.1g}{how}"
 
 
 def _parameter(plan: Plan) -> Found:

@@ -195,7 +195,7 @@ class EM:
             raise Refusal("strict=True, and these parts are not exact in closed form: " + " | ".join(reasons))
         if self.check and derivation.machine.quadratures:
             raise Refusal(f"check=True certifies exact E-steps, and that of {list(derivation.model.points)} is by "
-                          "quadrature. Its own check, twice as many nodes, is always run.")  # fmt: skip
+                          "quadrature. Its own check, more nodes, is always run.")  # fmt: skip
         return derivation
 
     def init(self, rng_key: Key, *args: Any, init_params: Params | None = None, **kwargs: Any) -> EMState:
@@ -293,7 +293,8 @@ class EM:
         status = _VERDICTS[int(picked.verdict)]
         if any(int(f) == FLOORED for f in picked.flags.values()) and status is not Status.NONFINITE:
             status = Status.DEGENERATE
-        if status in (Status.CONVERGED, Status.DECREASED) and not all(check.accurate for check in derivation.checks.values()):
+        doubtful = not all(check.accurate for check in derivation.checks.values())
+        if doubtful and status in (Status.CONVERGED, Status.DECREASED):
             status = Status.INACCURATE
         _warn(picked.flags, status)
         state = EMState(picked.params, states[best].rng_key, np.asarray(log_likelihoods[best][steps - 1]),

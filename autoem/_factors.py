@@ -73,7 +73,10 @@ def numbers_of(site: Site, out: Mapping[str, Any], canonical: bool) -> dict[str,
 
 
 def complete_data(
-    model: Model, program: Program, skeletons: Sequence[Skeleton], by_latent: Mapping[int, Dependence],
+    model: Model,
+    program: Program,
+    skeletons: Sequence[Skeleton],
+    by_latent: Mapping[int, Dependence],
     axes: Mapping[str, str],
 ) -> tuple[CompleteData, dict[str, Design]]:
     """Trace parameters -> aligned arguments for every latent value, and collect the data.

@@ -87,15 +87,15 @@ def require_alone(
     if beside:
         why = "; ".join(f"{n!r}: {model.points[n]}" for n in met)
         raise Refusal(
-            f"Site {site.name!r} holds the discrete latent {beside[0]!r} beside the continuous latent {shown}, which no "
-            f"exact engine takes ({why}): autoem does not sum and integrate numerically together yet."
+            f"Site {site.name!r} holds the discrete latent {beside[0]!r} beside the continuous latent {shown}, which "
+            f"no exact engine takes ({why}): autoem does not sum and integrate numerically together yet."
         )
     if site.role == "points":
         free_shape(site, model.program.shape(model.inputs[site.name]))
         for extra, what in (("mask", "masked"), ("scale", "scaled (subsampling, or handlers.scale)")):
             if out[extra] is not None:
-                raise Refusal(f"The continuous latent {site.name!r} is {what}, and no exact engine takes it: autoem does "
-                              "not integrate such a density numerically.")  # fmt: skip
+                raise Refusal(f"The continuous latent {site.name!r} is {what}, and no exact engine takes it: autoem "
+                              "does not integrate such a density numerically.")  # fmt: skip
 
 
 def axes_of(model: Model, met_by: Mapping[str, Mapping[str, Coordinates]]) -> dict[str, str]:
@@ -145,7 +145,13 @@ def _quadrature(
     most = int(dims.max())
     real = (np.arange(most) < dims[:, None]).astype(jax.dtypes.canonicalize_dtype(float))
     factors = tuple(complete.factors[i] for i in positions)
-    return Quadrature(factors, tuple(met), tuple(seats), real, LADDER[most][0], axis)
+    return Quadrature(factors, tuple(met), tuple(seats), real, _first_rung(seats, most), axis)
+
+
+def _first_rung(seats: Sequence[Seat], dims: int) -> int:
+    """Nodes to begin with: more of them off the real line, where densities in free coordinates are skew."""
+    real = (type(constraints.real), type(constraints.real_vector))
+    return LADDER[dims][0 if all(isinstance(seat.constraint, real) for seat in seats) else min(2, 4 - dims)]
 
 
 def free_shape(site: Site, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -167,8 +173,8 @@ def free_shape(site: Site, shape: tuple[int, ...]) -> tuple[int, ...]:
         return tuple(biject_to(constraint).inverse_shape(event))
     except NotImplementedError as error:
         raise Refusal(
-            f"The continuous latent {site.name!r} ({site.distribution}) lies in {constraint}, which autoem does not map "
-            "to the real line: no exact engine takes it, and it is not integrated numerically."
+            f"The continuous latent {site.name!r} ({site.distribution}) lies in {constraint}, which autoem does not "
+            "map to the real line: no exact engine takes it, and it is not integrated numerically."
         ) from error
 
 

@@ -17,7 +17,7 @@ from ._types import Array, Key, Params
 @eqx.filter_jit
 def weighted_points(machine: Machine, params: Params) -> list[Points]:
     """The points of every quadrature, and their weights."""
-    return [e.points(machine.reader(params, at), machine.reader(params, at)) for e, at in machine.quadratures]
+    return [e.points(machine.reader(params, at)) for e, at in machine.quadratures]
 
 
 @eqx.filter_jit

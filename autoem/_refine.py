@@ -1,4 +1,4 @@
-"""How many nodes a quadrature needs: doubled until the log-likelihood does not change."""
+"""How many nodes a quadrature needs: doubled until more of them would not change the log-likelihood."""
 
 from __future__ import annotations
 
@@ -42,14 +42,15 @@ def _moved(derivation: Derivation, nodes: dict[str, int], checks: dict[str, Chec
 
 
 def _check(rungs: tuple[int, ...], totals: np.ndarray) -> Check:
-    """The least number of nodes for which twice as many change nothing that matters, or the most there are."""
-    checks = [Check(n, float(abs(b - a)) if np.isfinite(b - a) else np.inf, max(1.0, float(abs(np.nan_to_num(b)))))
-              for n, a, b in zip(rungs, totals[:-1], totals[1:], strict=False)]  # fmt: skip
+    """The least number of nodes that the finest rule agrees with, or the most there are."""
+    finest, size = totals[-1], max(1.0, float(abs(np.nan_to_num(totals[-1]))))
+    changes = [float(abs(finest - total)) if np.isfinite(finest - total) else np.inf for total in totals[:-1]]
+    checks = [Check(n, rungs[-1], change, size) for n, change in zip(rungs, changes, strict=False)]
     return next((c for c in checks if c.fine), checks[-1])
 
 
 def checked(derivation: Derivation, params: Params) -> tuple[Derivation, bool]:
-    """Compare every quadrature with one of twice as many nodes per dimension.
+    """Compare every quadrature with one of at least twice as many nodes per dimension.
 
     Returns:
         The derivation with what the comparison gave, and with more nodes where it asks for them; whether those have

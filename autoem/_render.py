@@ -88,7 +88,11 @@ def page(
 
 def _estimated_lines(quadratures: Sequence[Quadrature]) -> list[Line]:
     lines = [Line(", ".join(e.names), f"the integral over it, by {e.describe()}") for e in quadratures]
-    return [*lines, Line("", "All else is exact, and every M-step raises the same weighted sum that is Q.")] if lines else []
+    return (
+        [*lines, Line("", "All else is exact, and every M-step raises the same weighted sum that is Q.")]
+        if lines
+        else []
+    )
 
 
 def _exactness(updates: Sequence[Update]) -> str:
@@ -154,7 +158,8 @@ def _statistics_lines(complete: CompleteData, skeletons: Any, statistics: Mappin
             if not factor.canonical or factor.family is None
             else ", ".join(factor.family.describe_statistics())
         )
-        given = f" for every value of {', '.join(factor.latents)}" if factor.latents else ""
+        given = f" {'at the' if factor.moving else 'for every value of'} {', '.join(factor.latents)}"
+        given = given if factor.latents else ""
         why = f" (the log density as it is: {skeleton.why})" if not factor.canonical else ""
         lines.append(Line(factor.site, f"E[{names}]{given}; shape {statistics[factor.site]}{why}"))
     return lines
@@ -192,7 +197,9 @@ def _e_step_lines(model: Model, evidences: Sequence[Any]) -> list[Line]:
 def _quadrature_line(evidence: Quadrature) -> Line:
     label, sites = ", ".join(evidence.names), " ".join(f"p({f.site})" for f in evidence.factors)
     text = f"log ∫ {sites} d{label}, cell by cell: {evidence.describe()}; the statistics are averages over the points"
-    latex = rf"L = \sum_c \log \sum_m w_m f_c(u_{{cm}}), \quad u_{{cm}} = \hat u_c + R_c t_m, \quad {_tex(label)} = g(u)"
+    latex = (
+        rf"L = \sum_c \log \sum_m w_m f_c(u_{{cm}}), \quad u_{{cm}} = \hat u_c + R_c t_m, \quad {_tex(label)} = g(u)"
+    )
     return Line(label, text, latex)
 
 

@@ -17,6 +17,7 @@ KNOWN = {
     "hidden_cause": [],
     "sleepstudy": [-875.969672],
     "air_quality": [-2326.697383],
+    "lsat": [-2466.653377],
 }
 
 

@@ -1,7 +1,8 @@
 """Latents without conjugacy: quadrature against dense grids on NumPyro's own densities, group by group."""
 
-import itertools
+import csv
 import warnings
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -161,6 +162,55 @@ def test_fit_is_where_a_direct_optimiser_ends(name, made):
     found = next(iter(result.derivation.latents.values()))
     assert found.method == "quadrature" and not found.exact and "change the log-likelihood by" in found.reason
     assert not result.derivation.exact
+
+
+# -- answers that others computed (see the acceptance problems of issue 6) ----------------------------------------
+
+
+def table(name):
+    with (Path(__file__).parents[1] / "examples" / "data" / name).open() as file:
+        rows = list(csv.DictReader(file))
+    return {column: np.array([float(row[column]) for row in rows]) for column in rows[0]}
+
+
+def test_contagious_bovine_pleuropneumonia():
+    """lme4's cbpp: a binomial model with a normal intercept for each herd."""
+
+    def model(herd, period, size, cases):
+        beta, tau = numpyro.param("beta", jnp.zeros(4)), positive("tau", 1.0)
+        with numpyro.plate("herds", herd.max() + 1):
+            b = numpyro.sample("b", dist.Normal(0.0, tau))
+        with numpyro.plate("rows", len(cases)):
+            numpyro.sample(
+                "cases", dist.Binomial(size, logits=beta[0] + beta[period] * (period > 0) + b[herd]), obs=cases
+            )
+
+    data = {n: v.astype(int) for n, v in table("cbpp.csv").items()}
+    args = data["herd"] - 1, data["period"] - 1, data["size"], data["incidence"]
+    result = autoem.EM(model).run(KEY, 5000, *args, tol=1e-10, progress_bar=False)
+    assert result.converged
+    assert_allclose(result.log_likelihood[-1], -91.983369, rtol=0, atol=1e-5)
+    assert_allclose(result.params["tau"], 0.647518, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_law_school_admission_test():
+    """LSAT6: the Rasch model, and one slope for all items."""
+
+    def model(right, free):
+        slope = positive("slope", 1.0) if free else 1.0
+        easiness = numpyro.param("easiness", jnp.zeros(5))
+        with numpyro.plate("people", len(right), dim=-2):
+            ability = numpyro.sample("ability", dist.Normal(0.0, 1.0))
+            numpyro.sample("right", dist.Bernoulli(logits=slope * ability + easiness), obs=right)
+
+    data = table("lsat6.csv")
+    patterns = np.stack([data[f"item{j}"] for j in range(1, 6)], -1).astype(int)
+    right = np.repeat(patterns, data["count"].astype(int), 0)
+    for free, best in ((False, -2473.053847), (True, -2466.937600)):
+        result = autoem.EM(model).run(KEY, 5000, right, free, progress_bar=False)
+        assert result.converged
+        assert_allclose(result.log_likelihood[-1], best, rtol=0, atol=1e-5)
 
 
 # -- beside other engines -----------------------------------------------------------------------------------------

@@ -6,7 +6,8 @@ u (the latents' support mapped to the real line, Jacobian included) a cell's evi
     ∫ f(u) du ≈ |R| (2π)^(d/2) Σ_m w_m exp(t_m²/2) f(m + R t_m),    R R' = (-∂²log f(m))⁻¹,
 
 m the mode of f and (t_m, w_m) the Gauss-Hermite rule of weight exp(-t²/2): exact if f is a Gaussian times a polynomial
-of degree 2n - 1 (Liu and Pierce 1994; Pinheiro and Bates 1995). The points are placed at the current parameters and
+of degree 2n - 1 (Liu and Pierce 1994; Pinheiro and Bates 1995). In one dimension many nodes are spread by another rule,
+that of `_rule`. The points are placed at the current parameters and
 then held, so that derivatives of L and the expected statistics are those of one and the same weighted sum.
 """
 
@@ -33,6 +34,13 @@ LADDER = {1: (16, 32, 64, 128), 2: (12, 24, 48), 3: (8, 16, 32)}
 
 _AT_ONCE = 2**22
 """Elements of site tables that are evaluated together."""
+
+_WIDE = 64
+_REACH = 4.9
+"""Nodes from which one dimension has the wide rule, and the end of its range: sinh 4.9 = 67 standard deviations."""
+
+_NOTHING = 1e-40
+"""Weight under which a point does not count."""
 
 _NEWTON_STEPS = 60
 """Most Newton steps towards a mode."""
@@ -79,12 +87,16 @@ class Points(eqx.Module):
     """Points and what they weigh.
 
     Attributes:
+        u: in free coordinates (M, cells, d).
         values: per latent, (M, *shape).
-        weights: (M, cells), summing to 1 over the points of a cell.
+        log_weight: of the rule (M, cells), -inf where a point does not count.
+        weights: posterior (M, cells), summing to 1 over the points of a cell.
         total: the log evidence.
     """
 
+    u: Array
     values: dict[str, Array]
+    log_weight: Array
     weights: Array
     total: Array
 
@@ -189,22 +201,34 @@ class Quadrature(eqx.Module):
             return jax.vmap(function)(u)
         return jax.lax.map(function, u, batch_size=together)
 
-    def points(self, read: Read, frozen: Read) -> Points:
-        """Place the points by `frozen` and weigh them by `read`, the same function but for its derivatives."""
-        return self._weighed(read, *jax.lax.stop_gradient(self.place(frozen)), self.nodes)
+    def points(self, read: Read) -> Points:
+        """Place the points, and weigh them."""
+        return self._weighed(read, *self.place(read), self.nodes)
 
     def _weighed(self, read: Read, mode: Array, root: Array, nodes: int) -> Points:
         where, log_weight = _rule(nodes, self.dims)
         u = mode + jnp.einsum("cij,mj->mci", root, jnp.asarray(where, mode.dtype))
-        scale = jnp.linalg.slogdet(root)[1]
-        terms = self._each(lambda v: self.density(read, v), u) + jnp.asarray(log_weight, mode.dtype)[:, None] + scale
-        each = jax.nn.logsumexp(terms, 0)
+        log_weight = jnp.asarray(log_weight, mode.dtype)[:, None] + jnp.linalg.slogdet(root)[1]
+        terms = self._each(lambda v: self.density(read, v), u) + log_weight
+        each = jax.nn.logsumexp(jnp.where(jnp.isnan(terms), -jnp.inf, terms), 0)
+        weights = jnp.exp(terms - each)
+        # A point so far out that it weighs nothing may overflow: the mode stands in for it.
+        live = weights > _NOTHING
+        u = jnp.where(live[..., None], u, mode)
+        log_weight = jnp.where(live, log_weight, -jnp.inf)
         values = jax.vmap(lambda v: self.values(v)[0])(u)
-        return Points(values, jnp.exp(terms - each), jnp.sum(each))
+        return Points(u, values, log_weight, jnp.where(live, weights, 0.0), jnp.sum(each))
 
     def log_evidence(self, read: Read, frozen: Read) -> Array:
-        """L; its derivatives are those of the weighted sum with its points held."""
-        return self.points(read, frozen).total
+        """L. Its derivatives are those of the weighted sum with its points held.
+
+        Args:
+            read: what is integrated.
+            frozen: the same function, constant as far as derivatives are concerned.
+        """
+        points = jax.lax.stop_gradient(self.points(frozen))
+        terms = self._each(lambda v: self.density(read, v), points.u) + points.log_weight
+        return jnp.sum(jax.nn.logsumexp(terms, 0))
 
     def expected_statistics(self, points: Points, arguments: Sequence[Any]) -> list[Array]:
         """Statistics averaged over the points, one array per factor, shaped like its slots at the points.
@@ -225,7 +249,7 @@ class Quadrature(eqx.Module):
 
     @property
     def rungs(self) -> tuple[int, ...]:
-        """Numbers of nodes to compare, each twice the one before: all that there are where they cost little."""
+        """Numbers of nodes to compare with the last of them: all that there are where they cost little."""
         if self.dims > 1:
             return self.nodes, 2 * self.nodes
         upward = [n for n in LADDER[1] if n >= self.nodes]
@@ -276,7 +300,14 @@ def _table(factor: Factor, slots: Array, arguments: Any) -> Array:
 
 
 def _rule(nodes: int, dims: int) -> tuple[np.ndarray, np.ndarray]:
-    """Points (nodes^d, d) and log weights of ∫ g(t) dt ≈ Σ exp(log weight) g(t)."""
+    """Points (nodes^d, d) and log weights of ∫ g(t) dt ≈ Σ exp(log weight) g(t).
+
+    From `_WIDE` nodes on, one dimension has the trapezoid rule in s, t = sinh s, instead: it converges as fast where a
+    tail is exponential, and sees what lies far from the mode (the double exponential rule of Takahasi and Mori 1974).
+    """
+    if dims == 1 and nodes >= _WIDE:
+        s, step = np.linspace(-_REACH, _REACH, nodes, retstep=True)
+        return np.sinh(s)[:, None], np.log(step * np.cosh(s))
     t, w = np.polynomial.hermite_e.hermegauss(nodes)
     log_weight = np.log(w) + t**2 / 2
     grid = np.stack(np.meshgrid(*[t] * dims, indexing="ij"), -1).reshape(-1, dims)
