@@ -69,7 +69,7 @@ def _distribution(site: Site, seat: Seat, weights: Array, values: Array) -> dist
     variance = jnp.sum(spread * (values - mean) ** 2, 0)
     if type(constraint) is type(constraints.real):
         found: dist.Distribution = dist.Normal(mean, jnp.sqrt(variance), validate_args=False)
-    elif type(constraint) is type(constraints.positive) and constraint.lower_bound == 0:
+    elif type(constraint) is type(constraints.positive) and getattr(constraint, "lower_bound", None) == 0:
         found = dist.Gamma(mean**2 / variance, mean / variance, validate_args=False)
     elif type(constraint) is type(constraints.unit_interval):
         size = mean * (1 - mean) / variance - 1

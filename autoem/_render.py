@@ -88,11 +88,8 @@ def page(
 
 def _estimated_lines(quadratures: Sequence[Quadrature]) -> list[Line]:
     lines = [Line(", ".join(e.names), f"the integral over it, by {e.describe()}") for e in quadratures]
-    return (
-        [*lines, Line("", "All else is exact, and every M-step raises the same weighted sum that is Q.")]
-        if lines
-        else []
-    )
+    rest = Line("", "All else is exact, and every M-step raises the same weighted sum that is Q.")
+    return [*lines, rest] if lines else []
 
 
 def _exactness(updates: Sequence[Update]) -> str:

@@ -42,6 +42,10 @@ def by_group(g, *columns):
     return [(np.zeros(np.sum(g == k), int), *(c[g == k] for c in columns)) for k in range(g.max() + 1)]
 
 
+def row_by_row(*columns):
+    return [tuple(c[[i]] for c in columns) for i in range(len(columns[0]))]
+
+
 def positive(name, value):
     return numpyro.param(name, value, constraint=constraints.positive)
 
@@ -171,7 +175,7 @@ def beta_with_guessing():
     y = rng.binomial(n, 0.25 + 0.75 * rng.beta(3.0, 2.0, size=20))
     params = {"a": 2.5, "b": 1.8}
     edges = np.linspace(0.0, 1.0, 20001)[1:-1]
-    return Case(model, (n, y), params, [edges], lambda z: {"p": z[None]}, lambda *c: [tuple(a[[i]] for a in c) for i in range(len(c[0]))])  # fmt: skip
+    return Case(model, (n, y), params, [edges], lambda z: {"p": z[None]}, row_by_row)
 
 
 def gamma_above_background():
@@ -186,7 +190,7 @@ def gamma_above_background():
     y = rng.poisson(background + rng.gamma(3.0, 1.0, size=40))
     params = {"shape": 3.0, "rate": 0.8}
     grid = np.linspace(0.0, 60.0, 40001)[1:]
-    return Case(model, (background, y), params, [grid], lambda z: {"signal": z[None]}, lambda *c: [tuple(a[[i]] for a in c) for i in range(len(c[0]))])  # fmt: skip
+    return Case(model, (background, y), params, [grid], lambda z: {"signal": z[None]}, row_by_row)
 
 
 def poisson_lognormal():
@@ -198,7 +202,7 @@ def poisson_lognormal():
 
     y = np.random.default_rng(10).poisson(np.exp(np.random.default_rng(11).normal(1.0, 0.7, size=40)))
     params = {"mu": 0.9, "s": 0.6}
-    return Case(model, (y,), params, [LINE], lambda z: {"rate": jnp.exp(z)[None]}, lambda y: [(y[[i]],) for i in range(len(y))])  # fmt: skip
+    return Case(model, (y,), params, [LINE], lambda z: {"rate": jnp.exp(z)[None]}, row_by_row)
 
 
 def stochastic_frontier():
@@ -215,7 +219,7 @@ def stochastic_frontier():
     y = 1.0 + 0.5 * x + 0.4 * rng.normal(size=40) - np.abs(rng.normal(size=40))
     params = {"beta": [0.9, 0.4], "s": 0.5, "t": 0.9}
     grid = 0.0005 * (np.arange(24000) + 0.5)
-    return Case(model, (x, y), params, [grid], lambda z: {"u": z[None]}, lambda *c: [tuple(a[[i]] for a in c) for i in range(len(c[0]))])  # fmt: skip
+    return Case(model, (x, y), params, [grid], lambda z: {"u": z[None]}, row_by_row)
 
 
 def volatility():

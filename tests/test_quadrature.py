@@ -12,11 +12,11 @@ import numpyro.distributions as dist
 import pytest
 from numpy.testing import assert_allclose
 from numpyro import handlers
-from numpyro.distributions import constraints
 from quadrature_zoo import CASES, GROUP, positive
 from scipy import optimize, stats
 
 import autoem
+from autoem._refine import refined
 
 KEY = jax.random.key(0)
 
@@ -92,7 +92,7 @@ def test_log_likelihood_gradient_and_statistics(name, made):
     params = at(case)
     value, gradient = jax.jit(jax.value_and_grad(oracle.log_likelihood))(params)
     assert_allclose(em.log_likelihood(params, *case.args), value, rtol=1e-7)
-    machine = em.derive(*case.args).machine
+    machine = refined(em.derive(*case.args), params).machine
 
     @jax.jit
     def ours(params):
@@ -103,9 +103,9 @@ def test_log_likelihood_gradient_and_statistics(name, made):
         return total, of_q, jax.grad(machine.log_likelihood)(params)
 
     total, of_q, direct = ours(params)
-    assert_allclose(total, value, rtol=1e-3)
+    assert_allclose(total, value, rtol=1e-7)
     for n in params:
-        assert_allclose(direct[n], gradient[n], rtol=2e-3, atol=2e-3, err_msg=n)
+        assert_allclose(direct[n], gradient[n], rtol=1e-5, atol=1e-5, err_msg=n)
         assert_allclose(of_q[n], direct[n], rtol=1e-7, atol=1e-8, err_msg=n)
 
 
@@ -237,7 +237,7 @@ def test_beside_exact_blocks():
     grid = np.linspace(-7, 7, 4001)
     total = np.log(0.6 * stats.norm.pdf(x, -0.5) + 0.4 * stats.norm.pdf(x, 0.8)).sum()
     for k in range(8):
-        rows = GROUP == k
+        rows = k == GROUP
         total += stats.multivariate_normal.logpdf(y[rows], np.zeros(5), np.eye(5) + 0.25)
         joint = stats.poisson.pmf(count[rows], np.exp(grid[:, None])).prod(1) * stats.norm.pdf(grid, 0, 0.7)
         total += np.log(np.trapezoid(joint, grid))
@@ -264,7 +264,7 @@ def test_elements_without_data_and_data_without_elements():
     grid = np.linspace(-7, 7, 4001)
     total = stats.poisson.logpmf(y[40:], 1.7).sum()
     for k in range(8):
-        joint = stats.poisson.pmf(y[:40][GROUP == k], np.exp(grid[:, None])).prod(1) * stats.norm.pdf(grid, 0, 0.7)
+        joint = stats.poisson.pmf(y[:40][k == GROUP], np.exp(grid[:, None])).prod(1) * stats.norm.pdf(grid, 0, 0.7)
         total += np.log(np.trapezoid(joint, grid))
     em = autoem.EM(model)
     assert_allclose(em.log_likelihood(params, GROUP, y), total, rtol=1e-9)
@@ -286,11 +286,14 @@ def test_standard_errors(made):
         assert_allclose(found, expected[n], rtol=1e-3)
 
 
-def test_single_precision(x32, made):
-    case, _, em = made("masked_logistic")
+def test_single_precision(x32):
+    case = CASES["masked_logistic"]()
+    args = tuple(np.array(a) for a in case.args)  # JAX remembers the precision in which it met an array
+    em = autoem.EM(case.model)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        value = em.log_likelihood({n: jnp.asarray(v, jnp.float32) for n, v in case.params.items()}, *case.args)
+        value = em.log_likelihood({n: jnp.asarray(v, jnp.float32) for n, v in case.params.items()}, *args)
+    assert value.dtype == jnp.float32
     with jax.enable_x64(True):
         assert_allclose(value, Oracle(case).log_likelihood(case.params), rtol=1e-4)
 
@@ -370,7 +373,7 @@ def mask_depends(y):
     ("model", "what"),
     [
         (crossed, "9 dimensions"), (walk, "6 dimensions"), (discrete_beside, "discrete latent 'k'"),
-        (masked_latent, "'z' is masked"), (scaled_latent, "'z' is scaled"), (angle, "'z'.*Circular|'z'.*real line"),
+        (masked_latent, "'z' is masked"), (scaled_latent, "'z' is scaled"), (angle, "real line"),
         (moving_support, "bounds that are computed"), (mask_depends, "mask of site 'y'"),
     ],
 )  # fmt: skip
@@ -381,7 +384,7 @@ def test_what_is_refused(model, what):
 
 def test_strict_and_check_are_refused(made):
     case, _, _ = made("poisson_intercepts")
-    with pytest.raises(NotImplementedError, match="strict=True.*b: quadrature"):
+    with pytest.raises(NotImplementedError, match=r"strict=True.*b: quadrature"):
         autoem.EM(case.model, strict=True).derive(*case.args)
     with pytest.raises(NotImplementedError, match="check=True"):
         autoem.EM(case.model, check=True).derive(*case.args)
