@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import jax
@@ -14,7 +14,7 @@ from ._complete import CompleteData
 from ._conjugacy import Entrance, find_entrances
 from ._conjugate import lay_out_conjugate
 from ._design import Design
-from ._evidence import Chain, Conjugate, Enumeration, Factor, Gaussian, Layout, Mixed, Observed, chunk_for
+from ._evidence import Chain, Conjugate, Enumeration, Factor, Gaussian, Layout, Mixed, Observed, Quadrature, chunk_for
 from ._factors import Skeleton, as_floats, complete_data, numbers_of
 from ._family import LinearGaussian
 from ._gaussian import lay_out
@@ -22,6 +22,7 @@ from ._laid import Laid
 from ._links import Coordinates, Dependence, Program, analyse, is_concrete, own_coordinates, restricted
 from ._links._coordinates import collapse, merge
 from ._model import Model
+from ._points import axes_of, point_blocks, points_dependence, require_alone
 from ._rows import Touch, gaussian_dependence, touches_of
 from ._sites import Site
 from ._types import Refusal, StaticArray
@@ -32,7 +33,7 @@ _TRACED = (
 )
 
 
-Evidence: TypeAlias = Enumeration | Chain | Observed | Gaussian | Conjugate | Mixed
+Evidence: TypeAlias = Enumeration | Chain | Observed | Gaussian | Conjugate | Mixed | Quadrature
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,8 @@ def build(model: Model) -> tuple[CompleteData, list[Block], list[Skeleton]]:
     sites = sorted(model.sites.values(), key=lambda site: site.role == "maximised")
     met = gaussian_dependence(model, model.program) if model.gaussians else {}
     touches = {site.name: touches_of(model, site, met) if met else () for site in sites}
-    choices = {site.name: "" if touches[site.name] else _canonical(model, site, by_parameter) for site in sites}
+    by_points = points_dependence(model, model.program)
+    choices = {s.name: "" if touches[s.name] else _canonical(model, s, by_parameter, by_points) for s in sites}
     entrances = find_entrances(model, choices) if model.conjugates else {}
     # From here on, only what the chosen forms need: a canonical site's own log_prob is not looked at.
     used = [i for s in sites for i, _ in numbers_of(s, model.outputs[s.name], not choices[s.name]).values()]
@@ -71,8 +73,13 @@ def build(model: Model) -> tuple[CompleteData, list[Block], list[Skeleton]]:
     by_latent = analyse(program, latents, kinds=False)
     skeletons = [_skeleton(model, s, choices[s.name], by_latent, by_parameter, touches[s.name], entrances.get(s.name))
                  for s in sites]  # fmt: skip
-    complete, designs = complete_data(model, program, skeletons, by_latent)
+    met_by = {s.name: _points_met(model, s, choices[s.name], by_points) for s in sites}
+    axes = axes_of(model, met_by)
+    skeletons = [replace(s, met=met, latents=(axes[next(iter(met))],)) if (met := met_by[s.site.name]) else s
+                 for s in skeletons]  # fmt: skip
+    complete, designs = complete_data(model, program, skeletons, by_latent, axes)
     blocks = _group(model, complete, skeletons, designs)
+    blocks += [Block(engine, engine, at) for engine, at in point_blocks(model, complete, skeletons, axes)]
     return complete, blocks, skeletons
 
 
@@ -80,6 +87,15 @@ def _batch_shape(model: Model, read: str) -> tuple[int, ...]:
     """Of a read of a discrete latent."""
     shape = model.reads[read].shape
     return shape[: len(shape) - (model.support(read).ndim - 1)]
+
+
+def _points_met(model: Model, site: Site, why: str, by_points: Mapping[int, Dependence]) -> dict[str, Coordinates]:
+    """Which elements of latents that are integrated numerically each element of a site meets."""
+    numbers = numbers_of(site, model.outputs[site.name], not why)
+    met = _site_coordinates(site, numbers, model.program, by_points)
+    if met:
+        require_alone(model, site, met, by_points)
+    return met
 
 
 def _site_coordinates(
@@ -100,7 +116,14 @@ def _site_coordinates(
     return result
 
 
-def _canonical(model: Model, site: Site, by_parameter: set[int]) -> str:
+def declined(model: Model) -> dict[str, str]:
+    """Per site, why its exponential family cannot be used, or ""."""
+    params = {model.inputs[n]: (n, (None,) * max(1, len(p.initial.shape))) for n, p in model.parameters.items()}
+    by_parameter = set(analyse(model.program, params, kinds=False))
+    return {n: _canonical(model, site, by_parameter, {}) for n, site in model.sites.items()}
+
+
+def _canonical(model: Model, site: Site, by_parameter: set[int], by_points: Mapping[int, Dependence]) -> str:
     """Why a site's exponential family cannot be used, or "" if it can."""
     if site.role == "maximised":
         return "" if site.family is not None else f"{site.distribution} has no canonical form here"
@@ -110,6 +133,9 @@ def _canonical(model: Model, site: Site, by_parameter: set[int]) -> str:
     varying = [n for n in site.family.constants if out["arguments"][n] in by_parameter]
     if varying:
         return f"its {varying[0]} depends on a parameter, and no finite statistic holds that"
+    varying = [n for n in site.family.constants if out["arguments"][n] in by_points]
+    if varying:
+        return f"its {varying[0]} depends on a latent"
     return "its value depends on a parameter" if out["value"] in by_parameter else ""
 
 

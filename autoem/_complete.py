@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 
 from ._evidence import Factor
@@ -46,6 +47,9 @@ class CompleteData(eqx.Module):
         names: parameters in the program's order.
         outputs: per entry, (argument name, value number) pairs.
         factors, priors: the entries.
+        points: latents that are integrated numerically: values by name, with one leading axis of points; they are
+            inputs of the program after the parameters, one point at a time.
+        blocks: per block of such latents, its names and the positions of the program's outputs that hold them.
     """
 
     program: Program = eqx.field(static=True)
@@ -54,12 +58,38 @@ class CompleteData(eqx.Module):
     outputs: tuple[tuple[tuple[str, int], ...], ...] = eqx.field(static=True)
     factors: tuple[Factor, ...]
     priors: tuple[Prior, ...]
+    points: dict[str, Any]
+    blocks: tuple[tuple[tuple[str, ...], tuple[int, ...]], ...] = eqx.field(static=True)
+
+    def at(self, points: dict[str, Any]) -> CompleteData:
+        """The same with other points for some latents."""
+        return eqx.tree_at(lambda c: c.points, self, {**self.points, **points})
 
     def arguments(self, params: Params) -> list[dict[str, Any]]:
         """Aligned distribution arguments of every entry."""
-        results = self.program([jnp.asarray(params[n]) for n in self.names], self.known)
+        results = self._results([jnp.asarray(params[n]) for n in self.names])
         values = dict(zip(self.program.outputs, results, strict=True))
         return [{name: values[number] for name, number in entry} for entry in self.outputs]
+
+    def _results(self, given: list[Any]) -> list[Any]:
+        """The program's outputs; those that hold points have an axis for them, the others length 1 there."""
+        numbers = self.program.inputs[len(self.names) :]
+        dtypes = [self.program.avals[i].dtype for i in numbers]
+
+        def run(points: dict[str, Any]) -> list[Any]:
+            held = [points[n].astype(dtype) for n, dtype in zip(self.points, dtypes, strict=True)]
+            return self.program([*given, *held], self.known)
+
+        first = {n: jnp.asarray(p)[:1] for n, p in self.points.items()}
+        results = run(first)
+        for names, held in self.blocks:
+            own = {n: jnp.asarray(self.points[n])[:, None] for n in names}
+            if all(len(p) == 1 for p in own.values()):
+                continue
+            many = jax.vmap(lambda p, held=held: [run({**first, **p})[i] for i in held])(own)
+            for i, result in zip(held, many, strict=True):
+                results[i] = result[:, 0]
+        return results
 
     def slots(self, params: Params) -> list[Any]:
         """Natural parameters of every factor."""
@@ -67,9 +97,9 @@ class CompleteData(eqx.Module):
         return [f.slots(a) for f, a in zip(self.factors, arguments, strict=True)]
 
     def inputs(self, params: Params) -> list[Any]:
-        """What the E-step engines want of every factor: its slots, or its arguments if it holds Gaussian latents."""
+        """What the E-step engines want of every factor: its slots, or its arguments if it holds continuous latents."""
         arguments = self.arguments(params)[: len(self.factors)]
-        return [a if isinstance(f.family, LinearGaussian) else f.slots(a)
+        return [a if isinstance(f.family, LinearGaussian) or f.moving else f.slots(a)
                 for f, a in zip(self.factors, arguments, strict=True)]  # fmt: skip
 
     def log_prior(self, params: Params) -> Array:

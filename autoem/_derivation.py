@@ -2,24 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from ._blocks import Evidence, build
+from ._blocks import Evidence, build, declined
 from ._complete import CompleteData
-from ._evidence import Chain
+from ._evidence import Chain, Quadrature, Read
 from ._factors import Skeleton
 from ._model import Model, read_model
 from ._places import Plan
+from ._points import settled
 from ._recognise import recognise
 from ._render import Page, page
 from ._types import Array, Params
 from ._update import ClosedForm, Update
+
+
+class Expected(eqx.Module):
+    """What an E-step leaves for the M-step; as a sequence, its statistics.
+
+    Attributes:
+        statistics: expected sufficient statistics of every factor, shaped like its slots.
+        points: values of the latents that are integrated numerically, at which those slots are to be taken.
+    """
+
+    statistics: list[Any]
+    points: dict[str, Any]
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.statistics)
+
+    def __getitem__(self, position: int) -> Any:
+        return self.statistics[position]
+
+    def __len__(self) -> int:
+        return len(self.statistics)
 
 
 class Machine(eqx.Module):
@@ -45,34 +67,62 @@ class Machine(eqx.Module):
         """Observed-data log-likelihood."""
         inputs = self.complete.inputs(params)
         prepared = [None] * len(self.evidences) if prepared is None else prepared
-        return sum(
-            (e.log_evidence([inputs[i] for i in at], p)
-             for e, at, p in zip(self.evidences, self.positions, prepared, strict=True)),
-            jnp.zeros(()),
-        )  # fmt: skip
+        total = jnp.zeros(())
+        for evidence, at, data in zip(self.evidences, self.positions, prepared, strict=True):
+            if isinstance(evidence, Quadrature):
+                total = total + evidence.log_evidence(self.reader(params, at), self.frozen(params, at))
+            else:
+                total = total + evidence.log_evidence([inputs[i] for i in at], data)
+        return total
+
+    def reader(self, params: Params, at: Sequence[int]) -> Read:
+        """Arguments of some factors as a function of the latents that are integrated numerically."""
+
+        def read(points: dict[str, Any]) -> list[Any]:
+            arguments = self.complete.at(points).arguments(params)
+            return [arguments[i] for i in at]
+
+        return read
+
+    def frozen(self, params: Params, at: Sequence[int]) -> Read:
+        """The same, constant as far as derivatives are concerned."""
+        return self.reader(jax.lax.stop_gradient(params), at)
 
     def objective(self, params: Params) -> Array:
         """What EM climbs: the log-likelihood plus the log priors."""
         return self.log_likelihood(params) + self.complete.log_prior(params)
 
-    def e_step(self, params: Params, prepared: Sequence[Any]) -> tuple[Array, list[Any]]:
+    def e_step(self, params: Params, prepared: Sequence[Any]) -> tuple[Array, Expected]:
         """The log-likelihood and the expected sufficient statistics of every factor."""
         inputs = self.complete.inputs(params)
-        total, statistics = jnp.zeros(()), [None] * len(inputs)
+        total, statistics, points = jnp.zeros(()), [None] * len(inputs), {}
         for evidence, at, data in zip(self.evidences, self.positions, prepared, strict=True):
-            value, found = evidence.expected_statistics([inputs[i] for i in at], data)
+            if isinstance(evidence, Quadrature):
+                placed = evidence.points(self.reader(params, at))
+                points |= placed.values
+                found = evidence.expected_statistics(placed, self.reader(params, at)(placed.values))
+                value = placed.total
+            else:
+                value, found = evidence.expected_statistics([inputs[i] for i in at], data)
             total = total + value
             for i, s in zip(at, found, strict=True):
                 statistics[i] = s
-        return total, statistics
+        return total, Expected(statistics, points)
 
-    def m_step(self, params: Params, statistics: Sequence[Any]) -> tuple[Params, dict[str, Any]]:
+    def m_step(self, params: Params, expected: Expected) -> tuple[Params, dict[str, Any]]:
         """Parameters that raise Q, and what had to be done to keep them finite."""
         flags: dict[str, Any] = {n: jnp.asarray(0) for n in self.complete.names}
+        complete = self.complete.at(expected.points)
         for update in self.updates:
-            params, found = update(self.complete, params, statistics)
+            params, found = update(complete, params, expected.statistics)
             flags |= found
         return params, flags
+
+    @property
+    def quadratures(self) -> tuple[tuple[Quadrature, tuple[int, ...]], ...]:
+        """The engines that integrate numerically, and the positions of their factors."""
+        pairs = zip(self.evidences, self.positions, strict=True)
+        return tuple((e, at) for e, at in pairs if isinstance(e, Quadrature))
 
 
 @dataclass(frozen=True)
@@ -92,6 +142,32 @@ class Found:
     exact: bool
     reason: str
     declined: tuple[str, ...] = ()
+
+
+class Check(NamedTuple):
+    """A quadrature beside one with at least twice as many nodes per dimension.
+
+    Attributes:
+        nodes: per dimension.
+        against: those that it was compared with.
+        change: of the log-likelihood.
+        size: the larger of 1 and the log-likelihood's absolute value.
+    """
+
+    nodes: int
+    against: int
+    change: float
+    size: float
+
+    @property
+    def fine(self) -> bool:
+        """Whether more nodes would change nothing that matters."""
+        return self.change <= max(1e-9, 64 * float(jnp.finfo(jnp.result_type(float)).eps)) * self.size
+
+    @property
+    def accurate(self) -> bool:
+        """Whether the log-likelihood is right to about a millionth of it."""
+        return self.change <= max(1e-6, 256 * float(jnp.finfo(jnp.result_type(float)).eps)) * self.size
 
 
 _GAUSSIAN = Found(
@@ -123,27 +199,36 @@ class Derivation:
         statistics: per site, the shape of its expected sufficient statistics: latent values, batch axes, features.
         machine: the modules that run.
         detailed: the same, with every latent in its place: for posterior distributions.
+        checks: per quadrature, how it compared with one of more nodes; empty before parameters are known.
     """
 
     def __init__(
         self, model: Model, machine: Machine, detailed: Machine, skeletons: Sequence[Skeleton],
-        plans: Mapping[str, Plan],
+        plans: Mapping[str, Plan], checks: Mapping[str, Check] | None = None,
     ) -> None:  # fmt: skip
         self.model = model
         self.machine = machine
         self.detailed = detailed
+        self.checks = dict(checks or {})
+        self._parts = skeletons, plans
         found = {n: self._latent(n) for n in model.latents} | dict.fromkeys(model.gaussians, _GAUSSIAN)
         found |= {s.site.name: _conjugate(s, skeletons) for s in skeletons if s.site.role == "conjugate"}
+        found |= {n: self._quadrature(n, e) for e, _ in machine.quadratures for n in e.names}
         self.latents = found
         self.params = {n: _parameter(plan) for n, plan in plans.items()}
         self.exact = all(f.exact for f in (*self.latents.values(), *self.params.values()))
         self.closed_form = all(f.method != "newton" and f.method != "gradient" for f in self.params.values())
         initial = {n: p.initial for n, p in model.parameters.items()}
-        slots = jax.eval_shape(machine.complete.slots, initial)
+        slots = jax.eval_shape(lambda p, at: machine.complete.at(at).slots(p), initial, _point_shapes(machine))
         self.statistics = {f.site: s.shape for f, s in zip(machine.complete.factors, slots, strict=True)}
         self._page = page(
-            model, machine.complete, machine.evidences, skeletons, machine.updates, plans, self.statistics
-        )
+            model, machine.complete, machine.evidences, skeletons, machine.updates, plans, self.statistics,
+            [_sentence(c) for c in self.checks.values()],
+        )  # fmt: skip
+
+    def with_machines(self, machine: Machine, detailed: Machine, checks: Mapping[str, Check]) -> Derivation:
+        """The same with other numbers of nodes, and how they compared."""
+        return Derivation(self.model, machine, detailed, *self._parts, checks)
 
     def _latent(self, name: str) -> Found:
         site = self.model.hidden[name]
@@ -155,6 +240,13 @@ class Derivation:
                 return Found(family, "forward-backward", True, reason)
         reason = f"summed over its {size} values, plates as batch axes"
         return Found(family, "enumeration", True, reason)
+
+    def _quadrature(self, name: str, engine: Quadrature) -> Found:
+        family = self.model.sites[name].distribution.lower()
+        check = self.checks.get(engine.axis)
+        said = _sentence(check) if check else "to be compared with more of them once parameters are known"
+        reason = f"{engine.describe()}; {said}"
+        return Found(family, "quadrature", False, reason, (self.model.points[name],))
 
     @property
     def page(self) -> Page:
@@ -179,6 +271,17 @@ def _conjugate(own: Skeleton, skeletons: Sequence[Skeleton]) -> Found:
     features = ", ".join(kernel.describe).replace("u", latent)
     reason = f"enters all its factors ({', '.join(sites)}) through {features} only: given all else its density is "
     return Found(kernel.name, "conjugate", True, reason + kernel.name)
+
+
+def _point_shapes(machine: Machine) -> dict[str, Any]:
+    real = jnp.result_type(float)
+    return {seat.name: jax.ShapeDtypeStruct((e.nodes**e.dims, *seat.shape), real)
+            for e, _ in machine.quadratures for seat in e.seats}  # fmt: skip
+
+
+def _sentence(check: Check) -> str:
+    how = "" if check.accurate else ", which is too much: this log-likelihood is not accurate"
+    return f"{check.against} nodes instead of {check.nodes} change the log-likelihood by {check.change:.1g}{how}"
 
 
 def _parameter(plan: Plan) -> Found:
@@ -215,6 +318,7 @@ def derive(
         Refusal: a part that autoem cannot do exactly.
     """
     read = read_model(model, args, kwargs, maximize, flat, leaves, augmented)
+    read = settled(read, declined(read))
     complete, blocks, skeletons = build(read)
     updates, plans = recognise(read, complete, {s.site.name: s.why for s in skeletons})
     positions = tuple(b.positions for b in blocks)

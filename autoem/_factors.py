@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -46,6 +46,8 @@ class Skeleton:
         coordinates: per latent, over the site's batch axes.
         touches: how it meets the Gaussian latents.
         entrance: how it holds a conjugate latent, if it does.
+        met: per latent that is integrated numerically, which elements each element of the site meets, over its batch
+            axes; None along an axis of which it meets all.
     """
 
     site: Site
@@ -55,6 +57,7 @@ class Skeleton:
     coordinates: dict[str, Coordinates]
     touches: tuple[Touch, ...] = ()
     entrance: Entrance | None = None
+    met: Mapping[str, Coordinates] = field(default_factory=dict)
 
 
 def numbers_of(site: Site, out: Mapping[str, Any], canonical: bool) -> dict[str, tuple[int, int]]:
@@ -76,9 +79,19 @@ def numbers_of(site: Site, out: Mapping[str, Any], canonical: bool) -> dict[str,
 
 
 def complete_data(
-    model: Model, program: Program, skeletons: Sequence[Skeleton], by_latent: Mapping[int, Dependence]
+    model: Model,
+    program: Program,
+    skeletons: Sequence[Skeleton],
+    by_latent: Mapping[int, Dependence],
+    axes: Mapping[str, str],
 ) -> tuple[CompleteData, dict[str, Design]]:
     """Trace parameters -> aligned arguments for every latent value, and collect the data.
+
+    Args:
+        model, program: the model, and the part of its program that is used.
+        skeletons: how every site enters.
+        by_latent: how values depend on the discrete latents.
+        axes: latents that are integrated numerically -> name of their points' axis.
 
     Returns:
         The complete-data log density, and the design of every site with Gaussian latents.
@@ -93,8 +106,14 @@ def complete_data(
     }
     numbers = [i for w in wanted.values() for i, _ in w.values()] + [i for e in extras.values() for i in e.values()]
 
-    def arguments(*params: Any) -> list[dict[str, Any]]:
-        inputs = {i: Lazy(p, program.shape(i)) for i, p in zip(program.inputs, params, strict=False)}
+    points = {n: starting_point(model.sites[n], model.avals[n]) for n in axes}
+    order = (*model.axes, *dict.fromkeys(axes.values()))
+
+    def arguments(*given: Any) -> list[dict[str, Any]]:
+        count = len(model.parameters)
+        inputs = {i: Lazy(p, program.shape(i)) for i, p in zip(program.inputs, given[:count], strict=False)}
+        for name, value in zip(axes, given[count:], strict=True):
+            inputs[model.reads[name].number] = Lazy(value, value.shape[1:], (axes[name],))
         for name in model.axes:
             number, support = model.reads[name].number, model.support(name)
             ndim = len(program.shape(number)) - (support.ndim - 1)
@@ -105,7 +124,7 @@ def complete_data(
             shape = program.shape(number)
             inputs[number] = Lazy(np.ones((1,) * len(shape), program.avals[number].dtype), shape)
         unheld = {i: None for i in program.inputs if i not in inputs}
-        values = evaluate_lazily(program, {**inputs, **unheld}, program.known, by_latent, model.axes, numbers)
+        values = evaluate_lazily(program, {**inputs, **unheld}, program.known, by_latent, order, numbers)
         entries = []
         for s in skeletons:
             ndim = len(s.site.batch_shape)
@@ -122,7 +141,7 @@ def complete_data(
             entries.append(entry)
         return entries
 
-    initial = [p.initial for p in model.parameters.values()]
+    initial = [*(p.initial for p in model.parameters.values()), *points.values()]
     linked, tree = trace(arguments, *initial)
     entries = jax.tree.unflatten(tree, linked.outputs)
     designs: dict[str, Design] = {}
@@ -141,12 +160,31 @@ def complete_data(
             priors.append(Prior(skeleton.site.name, skeleton.site.family, weight))
         else:
             factors.append(_factor(skeleton, data, weight, skeleton.site.name in imputed))
-        outputs.append(tuple((k, i) for k, i in entry.items() if k not in ("@mask", "@scale", "@value", "@base")))
+        kept = ("@value",) if skeleton.met and data.get("@value") is None else ()
+        gone = {"@mask", "@scale", "@value", "@base"}.difference(kept)
+        outputs.append(tuple((k, i) for k, i in entry.items() if k not in gone))
     used = {i for n in linked.nodes for i in n.inputs} | {i for entry in outputs for _, i in entry}
     known = {i: v for i, v in linked.known.items() if i in used}
     numbered = tuple(dict.fromkeys(i for entry in outputs for _, i in entry))
     lean = Program(linked.nodes, linked.inputs, numbered, linked.avals, known)
-    return CompleteData(lean, known, tuple(model.parameters), tuple(outputs), tuple(factors), tuple(priors)), designs
+    blocks = _moving(lean, dict(zip(axes, lean.inputs[len(model.parameters) :], strict=True)), axes)
+    entries_ = tuple(outputs), tuple(factors), tuple(priors)
+    return CompleteData(lean, known, tuple(model.parameters), *entries_, points, blocks), designs
+
+
+def starting_point(site: Site, like: Any) -> Any:
+    """Some value of a continuous latent, with an axis for points: (1, *shape)."""
+    return np.asarray(site.constraint.feasible_like(np.zeros((1, *like.shape), like.dtype)), like.dtype)
+
+
+def _moving(program: Program, inputs: Mapping[str, int], axes: Mapping[str, str]) -> Any:
+    """Per axis of points, its latents and the outputs of the program that depend on them."""
+    blocks = []
+    for axis in dict.fromkeys(axes.values()):
+        names = tuple(n for n in axes if axes[n] == axis)
+        found = analyse(program, {inputs[n]: (n, (None,)) for n in names}, kinds=False)
+        blocks.append((names, tuple(i for i, number in enumerate(program.outputs) if number in found)))
+    return tuple(blocks)
 
 
 def _with_columns(
@@ -252,23 +290,26 @@ def _factor(skeleton: Skeleton, data: Mapping[str, Any], weight: Any, imputed: b
         offset = (as_floats(data["@mask"]) - 1.0) * np.log(len(site.support))
         if data.get("@scale") is not None:
             offset = offset * data["@scale"]
+    moving = bool(skeleton.met)
     facts = (site.name, skeleton.latents, site.batch_shape, keep, skeleton.canonical)
     if not skeleton.canonical:
         value = data.get("@value")
         family = site.family if isinstance(site.family, AbstractWeighted) and value is not None else None
-        return Factor(*facts, family, value if family else None, {}, weight, offset)
+        return Factor(*facts, family, value if family else None, {}, weight, offset, moving)
     assert site.family is not None
     # A constant that is one number belongs to the structure: an exponent has to be known when the update is written.
     constants = {n: data[n] for n in site.family.constants}
     constants = {n: float(np.reshape(v, ())) if is_concrete(v) and np.size(v) == 1 else v for n, v in constants.items()}
     value = data["@value"]
+    if value is None:  # moves with the points
+        return Factor(*facts, site.family, None, constants, weight, offset, moving)
     if site.role == "observed" and not jnp.issubdtype(value.dtype, jnp.integer):
         value = as_floats(value)
     shift = _shift(site, skeleton, data, value, weight)
     if shift is not None:
         constants["shift"] = shift
     family = site.family if skeleton.entrance is None else skeleton.entrance.family
-    return Factor(*facts, family, value, constants, weight, offset)
+    return Factor(*facts, family, value, constants, weight, offset, moving)
 
 
 def _shift(site: Site, skeleton: Skeleton, data: Mapping[str, Any], value: Any, weight: Any) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
@@ -66,6 +66,7 @@ class Model:
         conjugates: names of the continuous latents that are to be conjugate to all that depends on them, in order.
         auxiliaries: latents that autoem added, which are not the user's.
         notes: what was done, or not, about sites with a hidden representation.
+        points: continuous latents that are integrated numerically, in order, and why no exact engine takes them.
     """
 
     sites: dict[str, Site]
@@ -82,6 +83,7 @@ class Model:
     conjugates: tuple[str, ...] = ()
     auxiliaries: tuple[str, ...] = ()
     notes: tuple[Note, ...] = ()
+    points: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def axes(self) -> tuple[str, ...]:
@@ -227,7 +229,7 @@ def read_model(
 
     Raises:
         ValueError: nothing to maximise, unknown names, data that are missing or outside a support.
-        Refusal: a latent that cannot be summed over exactly.
+        Refusal: a discrete latent whose values cannot be listed.
     """
     found, rewritten = _outline(model, args, kwargs, augmented)
     samples = _samples(found)
@@ -294,16 +296,17 @@ def read_model(
         if name in unused:
             del sites[name]
         else:
-            sites[name] = _integrated(sites[name], kernels[name] is not None, reached[name])
+            sites[name] = _with_role(sites[name], kernels[name] is not None, name in scanned)
     numbers = {part: numbers[part] for name in sites for part in own[name]}
     program = restricted(program, jax.tree.leaves(numbers))
     gaussians = tuple(n for n, site in sites.items() if site.role == "gaussian")
     conjugates = tuple(n for n, site in sites.items() if site.role == "conjugate")
+    points = {n: f"{s.distribution} is neither Gaussian nor conjugate" for n, s in sites.items() if s.role == "points"}
     for name, site in sites.items():
         for part in own[name] if site.role == "observed" else ():
             fn = samples[name].get("step", samples[name])["fn"]
             check_data(site, fn, program.known.get(numbers[part]["value"]))
-    hidden = {n: sites[n] for n in (*latents, *gaussians, *conjugates)}
+    hidden = {n: sites[n] for n in (*latents, *gaussians, *conjugates, *points)}
     whole = {n: inputs[n] for n in hidden if n not in scanned}
     program, reads, moved = separate(program, {n: inputs[n] for n in hidden if n not in whole})
     numbers = jax.tree.map(lambda i: moved.get(i, i), numbers)
@@ -315,7 +318,7 @@ def read_model(
     }
     given = {n: inputs[n] for n in parameters}
     return Model(factors, parameters, hidden, latents, gaussians, program, given, reads, numbers, avals, unused,
-                 conjugates, rewritten.auxiliaries, rewritten.notes)  # fmt: skip
+                 conjugates, rewritten.auxiliaries, rewritten.notes, points)  # fmt: skip
 
 
 def _settle(out: dict[str, Any], program: Program, unknowns: Unknowns) -> None:
@@ -383,16 +386,15 @@ def own_kernel(site: Site, program: Program, outputs: Mapping[str, Any]) -> Abst
     return kernel_of(conditional, size=shape[-1] if shape else 1)
 
 
-def _integrated(site: Site, conjugate: bool, children: Sequence[str]) -> Site:
-    """A continuous latent that other sites depend on must be Gaussian, or of a family that can be conjugate."""
-    if not (conjugate or _is_gaussian(site)):
+def _with_role(site: Site, conjugate: bool, scanned: bool) -> Site:
+    """A continuous latent that other sites depend on: Gaussian, perhaps conjugate, or integrated numerically."""
+    role = "gaussian" if _is_gaussian(site) else "conjugate" if conjugate else "points"
+    if role == "points" and scanned:
         raise Refusal(
-            f"Site {site.name!r} ({site.distribution}) is a continuous latent on which {children[0]!r} depends; autoem "
-            "integrates out Normal and MultivariateNormal latents, and those whose density is conjugate to all that "
-            "depends on them (Gamma, InverseGamma, Exponential, Beta, Uniform(0, 1), Dirichlet, VonMises), so far. If "
-            f"it is a parameter, name it: maximize=[{site.name!r}, ...] or maximize='global'."
+            f"Site {site.name!r} ({site.distribution}) is a continuous latent inside a scan; autoem integrates out "
+            "Normal and MultivariateNormal latents there, so far."
         )
-    return replace(site, role="gaussian" if _is_gaussian(site) else "conjugate")
+    return replace(site, role=role)
 
 
 def _require_something(parameters: Mapping[str, Parameter], samples: Mapping[str, Any]) -> None:

@@ -64,7 +64,7 @@ class Entries:
         self.program = complete.program
         self.initial = {n: p.initial for n, p in model.parameters.items()}
         self.sites = [f.site for f in complete.factors] + [p.site for p in complete.priors]
-        self.input = dict(zip(complete.names, self.program.inputs, strict=True))
+        self.input = dict(zip(complete.names, self.program.inputs, strict=False))  # the points follow
         self.slots = jax.eval_shape(complete.slots, self.initial)
         single = {n: self.dependence([n]) for n in complete.names}
         self.single = single

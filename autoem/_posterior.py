@@ -18,7 +18,7 @@ from ._conjugate_posterior import (
     engine_of,
 )
 from ._derivation import Derivation, Machine
-from ._evidence import Chain, Conjugate, Enumeration, Gaussian, Mixed, Observed
+from ._evidence import Chain, Conjugate, Enumeration, Gaussian, Mixed, Observed, Quadrature
 from ._family import LOG_ZERO
 from ._gaussian_posterior import (
     event_width,
@@ -28,6 +28,7 @@ from ._gaussian_posterior import (
     gaussian_mode,
 )
 from ._model import Model
+from ._points_posterior import point_distributions, point_draws, point_modes
 from ._types import Array, Key, Params
 
 
@@ -64,7 +65,7 @@ def _states(machine: Machine, params: Params, key: Key | None) -> tuple[dict[str
     total = jnp.zeros(())
     for number, (evidence, at) in enumerate(zip(machine.evidences, machine.positions, strict=True)):
         own = [inputs[i] for i in at]
-        if isinstance(evidence, Observed):
+        if isinstance(evidence, Observed | Quadrature):
             continue
         if key is None:
             find: Any = conjugate_mode if _is_conjugate(evidence) else gaussian_mode
@@ -98,10 +99,13 @@ def posterior(derivation: Derivation, params: Params) -> dict[str, Any]:
     runs = tuple((n, event_width(model.hidden[n], model.avals[n].shape)) for n in model.gaussians)
     marginals, continuous = _marginals(derivation.detailed, params, shapes, runs)
     engines = {n: engine_of(e) for e in derivation.detailed.evidences if _is_conjugate(e) for n in engine_of(e).names}
+    numerical = point_distributions(derivation.detailed, params, model.sites) if model.points else {}
     result = {}
     for name in derivation.latents:
         site = model.hidden[name]
-        if name in marginals:
+        if name in numerical:
+            result[name] = numerical[name]
+        elif name in marginals:
             result[name] = _distribution(site.support, site.binary, marginals[name])
         elif name in engines:
             result[name] = conjugate_distribution(engines[name], site, *continuous[name])
@@ -139,7 +143,8 @@ def joint_states(derivation: Derivation, params: Params, key: Key | None) -> tup
 
 def decode(derivation: Derivation, params: Params) -> dict[str, Array]:
     """The most probable joint assignment."""
-    return values(derivation.model, joint_states(derivation, params, None)[0])
+    found = values(derivation.model, joint_states(derivation, params, None)[0])
+    return found | point_modes(derivation.detailed, params)
 
 
 def sample(derivation: Derivation, rng_key: Key, params: Params, num_samples: int) -> dict[str, Array]:
@@ -148,7 +153,7 @@ def sample(derivation: Derivation, rng_key: Key, params: Params, num_samples: in
         raise ValueError(f"num_samples must be at least 1, got {num_samples}.")
     keys = jax.random.split(rng_key, num_samples)
     draw = jax.vmap(lambda key: values(derivation.model, joint_states(derivation, params, key)[0]))
-    return draw(keys)
+    return draw(keys) | point_draws(derivation.detailed, jax.random.fold_in(rng_key, 1), params, num_samples)
 
 
 def raise_impossible(derivation: Derivation, params: Params, total: float) -> NoReturn:
@@ -157,7 +162,7 @@ def raise_impossible(derivation: Derivation, params: Params, total: float) -> No
     # Sites with Gaussian latents have no impossible datum; those with conjugate ones no statistics of data alone.
     hidden = {f.site for e in machine.evidences if (c := continuous_engine(e)) is not None for f in c.factors}
     for factor, slots in zip(machine.complete.factors, machine.complete.inputs(params), strict=True):
-        if factor.site in hidden:
+        if isinstance(slots, dict) or factor.site in hidden:
             continue
         features, base = factor.statistics()
         lead = len(factor.latents)

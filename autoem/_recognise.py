@@ -76,7 +76,9 @@ def recognise(model: Model, complete: CompleteData, undone: Mapping[str, str]) -
         numeric = [n for n in complete.names if n in numeric]
         chosen = tuple(model.parameters[n].constraint for n in numeric)
         free = [jax.eval_shape(biject_to(c).inv, look.initial[n]) for n, c in zip(numeric, chosen, strict=True)]
-        update = Numeric(tuple(numeric), chosen, sum(int(np.size(f)) for f in free))
+        # Where Q is a sum over points a step costs as much as an E-step: few of them, and Q still rises.
+        steps = {"steps": 2} if complete.points else {}
+        update = Numeric(tuple(numeric), chosen, sum(int(np.size(f)) for f in free), **steps)
         updates.append(update)
         for name in numeric:
             plans[name].update = update

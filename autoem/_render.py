@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ._complete import CompleteData
-from ._evidence import Chain, Conjugate, Gaussian, Mixed, Observed
+from ._evidence import Chain, Conjugate, Gaussian, Mixed, Observed, Quadrature
 from ._links import expressions
 from ._model import Model
 from ._places import Plan
@@ -67,6 +67,7 @@ def page(
     updates: Sequence[Update],
     plans: Mapping[str, Plan],
     statistics: Mapping[str, tuple[int, ...]],
+    checks: Sequence[str] = (),
 ) -> Page:
     """Write the page of a derivation from the modules that run."""
     sections: list[tuple[str, Sequence[Line]]] = [
@@ -79,8 +80,16 @@ def page(
     declined = [Line(n, "; ".join(dict.fromkeys(p.declined))) for n, p in plans.items() if p.declined]
     if declined:
         sections.append(("No closed form, and why", tuple(declined)))
-    sections.append(("Approximate", (Line("", _exactness(updates)),)))
+    quadratures = [e for e in evidences if isinstance(e, Quadrature)]
+    estimated = [*_estimated_lines(quadratures), *(Line("check", text) for text in checks)]
+    sections.append(("Approximate", tuple(estimated) or (Line("", _exactness(updates)),)))
     return Page("EM, derived", tuple((title, tuple(lines)) for title, lines in sections))
+
+
+def _estimated_lines(quadratures: Sequence[Quadrature]) -> list[Line]:
+    lines = [Line(", ".join(e.names), f"the integral over it, by {e.describe()}") for e in quadratures]
+    rest = Line("", "All else is exact, and every M-step raises the same weighted sum that is Q.")
+    return [*lines, rest] if lines else []
 
 
 def _exactness(updates: Sequence[Update]) -> str:
@@ -122,7 +131,8 @@ def _model_lines(model: Model) -> list[Line]:
         arguments = ", ".join(f"{n}={t}" for n, t in _arguments(model, site, text)) or "..."
         masked = ", masked" if model.outputs[site.name]["mask"] is not None else ""
         what = {"latent": f"latent, {len(site.support) if site.support is not None else 0} values",
-                "gaussian": "latent, continuous", "conjugate": "latent, continuous", "observed": "observed",
+                "gaussian": "latent, continuous", "conjugate": "latent, continuous", "points": "latent, continuous",
+                "observed": "observed",
                 "maximised": "prior"}[site.role]  # fmt: skip
         shape = (f", shape {site.batch_shape}" if site.batch_shape else "") + masked
         wrapped = f"{site.distribution}({arguments})"
@@ -147,7 +157,8 @@ def _statistics_lines(complete: CompleteData, skeletons: Any, statistics: Mappin
             if not factor.canonical or factor.family is None
             else ", ".join(factor.family.describe_statistics())
         )
-        given = f" for every value of {', '.join(factor.latents)}" if factor.latents else ""
+        given = f" {'at the' if factor.moving else 'for every value of'} {', '.join(factor.latents)}"
+        given = given if factor.latents else ""
         why = f" (the log density as it is: {skeleton.why})" if not factor.canonical else ""
         lines.append(Line(factor.site, f"E[{names}]{given}; shape {statistics[factor.site]}{why}"))
     return lines
@@ -159,6 +170,9 @@ def _e_step_lines(model: Model, evidences: Sequence[Any]) -> list[Line]:
         if isinstance(evidence, Observed):
             names = ", ".join(f.site for f in evidence.factors)
             lines.append(Line("observed", f"{names}: no latent; their statistics are added up once, before the loop"))
+            continue
+        if isinstance(evidence, Quadrature):
+            lines.append(_quadrature_line(evidence))
             continue
         if isinstance(evidence, Chain):
             lines.append(_chain_line(evidence))
@@ -194,6 +208,15 @@ def _chain_line(evidence: Chain) -> Line:
         "gradient of the sum of log scales, which is the backward recursion"
     )
     latex = r"\alpha_t = \sum_{z_{t-1}} \alpha_{t-1} \prod_s p(s_t \mid z_t, z_{t-1})"
+    return Line(label, text, latex)
+
+
+def _quadrature_line(evidence: Quadrature) -> Line:
+    label, sites = ", ".join(evidence.names), " ".join(f"p({f.site})" for f in evidence.factors)
+    text = f"log ∫ {sites} d{label}, cell by cell: {evidence.describe()}; the statistics are averages over the points"
+    latex = (
+        rf"L = \sum_c \log \sum_m w_m f_c(u_{{cm}}), \quad u_{{cm}} = \hat u_c + R_c t_m, \quad {_tex(label)} = g(u)"
+    )
     return Line(label, text, latex)
 
 

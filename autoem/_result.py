@@ -17,6 +17,7 @@ class Status(enum.Enum):
     MAX_STEPS = "Stopped after num_steps steps, before convergence: raise num_steps, or go on from result.state."
     DECREASED = "Stopped because the objective fell by more than rounding: a numerical problem, or a bug in autoem."
     DEGENERATE = "Degenerate: a scale or covariance shrank to its floor (the likelihood is unbounded there)."
+    INACCURATE = "Not accurate: more quadrature nodes would still change the log-likelihood by over a millionth of it."
     NONFINITE = "Stopped because the objective was not finite any more; the last finite parameters are returned."
 
 

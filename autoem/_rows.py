@@ -95,8 +95,7 @@ def touches_of(model: Model, site: Site, found: Mapping[int, Dependence]) -> tup
     if site.family is None or site.family.name not in ("normal", "multivariate normal", "log-normal"):
         raise Refusal(
             f"Site {site.name!r} ({site.distribution}) depends on the continuous latent {shown}: only Normal sites "
-            "leave it Gaussian, and autoem does not integrate other continuous latents out yet. If it is a parameter, "
-            f"name it: maximize=[{shown}]."
+            f"leave it Gaussian. If it is a parameter, name it: maximize=[{shown}]."
         )
     for argument, number in other:
         if number in found:

@@ -28,7 +28,8 @@ class Site:
 
     Attributes:
         name: its name.
-        role: "observed", "latent" (discrete), "gaussian" or "conjugate" (continuous latents), or "maximised".
+        role: "observed", "latent" (discrete), "gaussian", "conjugate" or "points" (continuous latents; the last are
+            integrated numerically), or "maximised".
         distribution: class name of the distribution, wrappers peeled off.
         family: its exponential family, or None.
         batch_shape: shape of its elements, axes hidden by `to_event` included.
@@ -37,6 +38,7 @@ class Site:
         plates: names of its plates.
         support: values of an enumerable latent, shape (K, *event).
         binary: whether a latent is Bernoulli.
+        constraint: where the values of a continuous latent lie; None if its bounds are not numbers.
     """
 
     name: str
@@ -49,6 +51,7 @@ class Site:
     plates: tuple[str, ...]
     support: Any = field(default=None, compare=False)
     binary: bool = False
+    constraint: Any = field(default=None, compare=False)
 
 
 def read_site(name: str, site: Mapping[str, Any], maximised: bool) -> Site:
@@ -77,7 +80,13 @@ def read_site(name: str, site: Mapping[str, Any], maximised: bool) -> Site:
         tuple(frame.name for frame in site["cond_indep_stack"]),
         support,
         isinstance(base, _BERNOULLI),
+        _constraint(base) if role == "continuous" else None,
     )
+
+
+def _constraint(base: Any) -> Any:
+    support = base.support
+    return support if is_concrete(*jax.tree.leaves(support)) else None
 
 
 def _support(name: str, base: Any) -> np.ndarray:

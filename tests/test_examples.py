@@ -19,6 +19,7 @@ KNOWN = {
     "sleepstudy": [-875.969672],
     "air_quality": [-2326.697383],
     "pump_failures": [-32.257836],
+    "lsat": [-2466.653377],
 }
 
 

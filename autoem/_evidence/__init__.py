@@ -10,3 +10,4 @@ from .enumerate import Enumeration as Enumeration, Layout as Layout, chunk_for a
 from .gaussian import Gaussian as Gaussian
 from .mixed import Mixed as Mixed
 from .observed import Observed as Observed
+from .quadrature import LADDER as LADDER, Points as Points, Quadrature as Quadrature, Read as Read, Seat as Seat

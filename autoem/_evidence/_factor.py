@@ -31,6 +31,7 @@ class Factor(eqx.Module):
         value, constants: data that enter the statistics (for a family).
         weight: mask times scale, or None for ones.
         offset: log density added elementwise whatever the slots, or None (a masked latent's uniform weight).
+        moving: whether it holds latents that are integrated numerically: they move from one E-step to the next.
     """
 
     site: str = eqx.field(static=True)
@@ -43,6 +44,7 @@ class Factor(eqx.Module):
     constants: dict[str, Any]
     weight: Array | None
     offset: Array | None
+    moving: bool = eqx.field(static=True, default=False)
 
     def slots(self, arguments: dict[str, Any]) -> jax.Array:
         """Natural parameters from the aligned arguments: (latents..., batch..., F)."""

@@ -1,0 +1,82 @@
+"""Posterior distributions, draws and modes of latents that are integrated numerically."""
+
+from __future__ import annotations
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpyro.distributions as dist
+from numpyro.distributions import constraints
+
+from ._derivation import Machine
+from ._evidence import Points, Seat
+from ._sites import Site
+from ._types import Array, Key, Params
+
+
+@eqx.filter_jit
+def weighted_points(machine: Machine, params: Params) -> list[Points]:
+    """The points of every quadrature, and their weights."""
+    return [e.points(machine.reader(params, at)) for e, at in machine.quadratures]
+
+
+@eqx.filter_jit
+def point_modes(machine: Machine, params: Params) -> dict[str, Array]:
+    """The most probable values."""
+    found: dict[str, Array] = {}
+    for engine, at in machine.quadratures:
+        found |= engine.mode(machine.reader(params, at))
+    return found
+
+
+@eqx.filter_jit
+def point_draws(machine: Machine, key: Key, params: Params, num_samples: int) -> dict[str, Array]:
+    """Draws (num_samples, *shape) by importance resampling."""
+    found: dict[str, Array] = {}
+    for number, (engine, at) in enumerate(machine.quadratures):
+        found |= engine.resampled(machine.reader(params, at), jax.random.fold_in(key, number), num_samples)
+    return found
+
+
+def point_distributions(machine: Machine, params: Params, sites: dict[str, Site]) -> dict[str, dist.Distribution]:
+    """Per latent, a distribution with the site's batch and event shape and the quadrature's mean and variance.
+
+    By support: Normal or MultivariateNormal, Gamma, Beta, with the two moments matched. Over any other support it is
+    the mixture of the weighted points themselves, which has the quadrature's expectation of any function, no density.
+    """
+    result = {}
+    for (engine, _), points in zip(machine.quadratures, weighted_points(machine, params), strict=True):
+        for seat in engine.seats:
+            weights = _element_weights(seat, points.weights)
+            result[seat.name] = _distribution(sites[seat.name], seat, weights, points.values[seat.name])
+    return result
+
+
+def _element_weights(seat: Seat, weights: Array) -> Array:
+    """Weights of the points for every element of a latent: (M, elements...)."""
+    event_ndim = seat.constraint.event_dim
+    return jnp.reshape(weights[:, seat.cell], (-1, *seat.shape[: len(seat.shape) - event_ndim]))
+
+
+def _distribution(site: Site, seat: Seat, weights: Array, values: Array) -> dist.Distribution:
+    event_ndim, constraint = seat.constraint.event_dim, seat.constraint
+    spread = jnp.reshape(weights, [*weights.shape, *([1] * event_ndim)])
+    mean = jnp.sum(spread * values, 0)
+    if constraint is constraints.real_vector or type(constraint) is type(constraints.real_vector):
+        offset = values - mean
+        covariance = jnp.einsum("m...,m...i,m...j->...ij", weights, offset, offset)
+        return dist.MultivariateNormal(mean, covariance, validate_args=False).to_event(site.hidden)
+    variance = jnp.sum(spread * (values - mean) ** 2, 0)
+    if type(constraint) is type(constraints.real):
+        found: dist.Distribution = dist.Normal(mean, jnp.sqrt(variance), validate_args=False)
+    elif type(constraint) is type(constraints.positive) and getattr(constraint, "lower_bound", None) == 0:
+        found = dist.Gamma(mean**2 / variance, mean / variance, validate_args=False)
+    elif type(constraint) is type(constraints.unit_interval):
+        size = mean * (1 - mean) / variance - 1
+        found = dist.Beta(mean * size, (1 - mean) * size, validate_args=False)
+    else:
+        probs = jnp.moveaxis(weights, 0, -1)
+        at = jnp.moveaxis(values, 0, len(seat.shape) - event_ndim)
+        parts = dist.Delta(at, event_dim=event_ndim, validate_args=False)
+        found = dist.MixtureSameFamily(dist.Categorical(probs=probs, validate_args=False), parts, validate_args=False)
+    return found.to_event(site.hidden)

@@ -1,0 +1,119 @@
+"""How many nodes a quadrature needs: doubled until more of them would not change the log-likelihood."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ._derivation import Check, Derivation, Machine
+from ._evidence import LADDER, Quadrature
+from ._links import is_concrete
+from ._result import EMState
+from ._types import Array, Params
+
+
+@eqx.filter_jit
+def _compared(machine: Machine, params: Params) -> list[Array]:
+    return [engine.compared(machine.reader(params, at)) for engine, at in machine.quadratures]
+
+
+def _next(engine: Quadrature) -> int | None:
+    """More nodes than the engine has, if there are any."""
+    return next((n for n in LADDER[engine.dims] if n > engine.nodes), None)
+
+
+def _with_nodes(machine: Machine, nodes: dict[str, int]) -> Machine:
+    evidences = tuple(
+        dataclasses.replace(e, nodes=nodes[e.axis]) if isinstance(e, Quadrature) and e.axis in nodes else e
+        for e in machine.evidences
+    )
+    return dataclasses.replace(machine, evidences=evidences)
+
+
+def _moved(derivation: Derivation, nodes: dict[str, int], checks: dict[str, Check]) -> Derivation:
+    machines = _with_nodes(derivation.machine, nodes), _with_nodes(derivation.detailed, nodes)
+    return derivation.with_machines(*machines, checks)
+
+
+def _check(rungs: tuple[int, ...], totals: np.ndarray) -> Check:
+    """The least number of nodes that the finest rule agrees with, or the most there are."""
+    finest, size = totals[-1], max(1.0, float(abs(np.nan_to_num(totals[-1]))))
+    changes = [float(abs(finest - total)) if np.isfinite(finest - total) else np.inf for total in totals[:-1]]
+    checks = [Check(n, rungs[-1], change, size) for n, change in zip(rungs, changes, strict=False)]
+    return next((c for c in checks if c.fine), checks[-1])
+
+
+def checked(derivation: Derivation, params: Params) -> tuple[Derivation, bool]:
+    """Compare every quadrature with one of at least twice as many nodes per dimension.
+
+    Returns:
+        The derivation with what the comparison gave, and with more nodes where it asks for them; whether those have
+        yet to be compared.
+    """
+    machine = derivation.machine
+    nodes: dict[str, int] = {}
+    checks: dict[str, Check] = {}
+    again = False
+    for (engine, _), totals in zip(machine.quadratures, _compared(machine, params), strict=True):
+        check = _check(engine.rungs, np.asarray(totals))
+        further = _next(engine) if engine.dims > 1 and not check.fine and np.isfinite(totals[-1]) else None
+        checks[engine.axis] = check
+        nodes[engine.axis] = further or check.nodes
+        again |= further is not None
+    return _moved(derivation, nodes, checks), again
+
+
+def refined(derivation: Derivation, params: Params) -> Derivation:
+    """The derivation with as many nodes as it needs at these parameters; one rung more than the least if traced."""
+    if not derivation.machine.quadratures:
+        return derivation
+    if not is_concrete(*jax.tree.leaves((params, derivation.machine.complete.known))):
+        nodes = {e.axis: n for e, _ in derivation.machine.quadratures if (n := _next(e)) is not None}
+        return _moved(derivation, nodes, {})
+    again = True
+    while again:
+        derivation, again = checked(derivation, params)
+    return derivation
+
+
+def fit(
+    derivation: Derivation,
+    states: list[EMState],
+    num_steps: int,
+    run: Callable[[Machine, list[EMState], int], Any],
+) -> Any:
+    """Run the EM loop, and go on with more nodes where they matter at the parameters that it came to.
+
+    Args:
+        derivation: the algorithm.
+        states: one per start.
+        num_steps: most steps in all.
+        run: (machine, states, steps) -> (carry, log-likelihoods, objectives), one history per start.
+
+    Returns:
+        The derivation, the carry and the histories of all steps.
+    """
+    carry, log_likelihoods, objectives = run(derivation.machine, states, num_steps)
+    while derivation.machine.quadratures:
+        best = int(np.argmax(np.nan_to_num(np.asarray(carry.objective), nan=-np.inf)))
+        finer, _ = checked(derivation, jax.tree.map(lambda a, i=best: jnp.asarray(a)[i], carry.params))
+        left = num_steps - max(len(row) for row in log_likelihoods)
+        before, after = ([e.nodes for e, _ in d.machine.quadratures] for d in (derivation, finer))
+        if before == after or left < 1:
+            # Without steps left the nodes that were used are those that are reported.
+            derivation = derivation.with_machines(derivation.machine, derivation.detailed, finer.checks)
+            break
+        derivation = finer
+        states = [s._replace(params=jax.tree.map(lambda a, i=i: np.asarray(a)[i], carry.params))
+                  for i, s in enumerate(states)]  # fmt: skip
+        carry, more, higher = run(derivation.machine, states, left)
+        log_likelihoods = [np.concatenate(pair) for pair in zip(log_likelihoods, more, strict=True)]
+        objectives = [np.concatenate(pair) for pair in zip(objectives, higher, strict=True)]
+        carry = carry._replace(steps=np.asarray([len(row) for row in log_likelihoods]))
+    return derivation, carry, log_likelihoods, objectives
