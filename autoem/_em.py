@@ -11,13 +11,13 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 from tqdm.auto import tqdm
 
 from . import _posterior
 from ._derivation import Derivation, Machine, derive
 from ._family import LOG_ZERO
 from ._model import initial_values
+from ._params import checked, complete_params
 from ._refine import fit, refined
 from ._result import EMResult, EMState, Status
 from ._types import Array, Key, Params, Refusal
@@ -218,7 +218,7 @@ class EM:
     def _init(
         self, derivation: Derivation, keys: list[Key], args: Any, kwargs: Any, init_params: Params | None
     ) -> list[EMState]:
-        given = {name: _checked(name, value, derivation) for name, value in (init_params or {}).items()}
+        given = {name: checked(name, value, derivation) for name, value in (init_params or {}).items()}
         states = []
         for params, left in initial_values(self.model, args, kwargs, keys, derivation.model.parameters):
             flags = {n: np.zeros((), int) for n in params}
@@ -327,28 +327,28 @@ class EM:
         Differentiable in `params`.
         """
         derivation = self._for(params, self.derive(*args, **kwargs))
-        return _log_likelihood(derivation.machine, _complete_params(params, derivation))
+        return _log_likelihood(derivation.machine, complete_params(params, derivation))
 
     def _for(self, params: Params, derivation: Derivation) -> Derivation:
         """The derivation with as many quadrature nodes as these parameters need."""
-        return refined(derivation, _complete_params(params, derivation))
+        return refined(derivation, complete_params(params, derivation))
 
     def posterior(self, params: Params, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Distribution of every latent given data and parameters: site -> NumPyro distribution, batched as the site."""
         derivation = self._for(params, self._derive_with_leaves(args, kwargs))
-        return _posterior.posterior(derivation, _complete_params(params, derivation))
+        return _posterior.posterior(derivation, complete_params(params, derivation))
 
     def sample_posterior(
         self, rng_key: Key, params: Params, *args: Any, num_samples: int = 1, **kwargs: Any
     ) -> dict[str, Array]:
         """Joint draws of all latents given data and parameters: site -> (num_samples, *site shape)."""
         derivation = self._derive_with_leaves(args, kwargs)
-        return _posterior.sample(derivation, rng_key, _complete_params(params, derivation), num_samples)
+        return _posterior.sample(derivation, rng_key, complete_params(params, derivation), num_samples)
 
     def decode(self, params: Params, *args: Any, **kwargs: Any) -> dict[str, Array]:
         """The most probable joint assignment of all latents: site -> values."""
         derivation = self._derive_with_leaves(args, kwargs)
-        return _posterior.decode(derivation, _complete_params(params, derivation))
+        return _posterior.decode(derivation, complete_params(params, derivation))
 
     def standard_errors(self, params: Params, *args: Any, **kwargs: Any) -> dict[str, Array]:
         """Standard errors from the observed information (the Hessian of the objective at `params`).
@@ -357,7 +357,7 @@ class EM:
         the information is not positive definite (a saddle, a boundary, an unidentified parameter), with a warning.
         """
         derivation = self._for(params, self.derive(*args, **kwargs))
-        return standard_errors(derivation, _complete_params(params, derivation))
+        return standard_errors(derivation, complete_params(params, derivation))
 
     def _derive_with_leaves(self, args: Any, kwargs: Any) -> Derivation:
         """The derivation with latents that no datum depends on, where an engine knows those too."""
@@ -375,38 +375,6 @@ def em(model: Callable[..., Any] | None = None, **options: Any) -> Any:
     if model is None:
         return functools.partial(em, **options)
     return EM(model, **options)
-
-
-def _checked(name: str, value: Any, derivation: Derivation) -> Array:
-    parameters = derivation.model.parameters
-    if name not in parameters:
-        raise ValueError(f"init_params names {name!r}, which is not a parameter. There are: "
-                         f"{', '.join(map(repr, parameters))}.")  # fmt: skip
-    wanted = parameters[name].initial
-    value = (jnp if isinstance(value, Tracer) else np).asarray(value, wanted.dtype)
-    if value.shape != wanted.shape:
-        raise ValueError(f"init_params[{name!r}] has shape {value.shape}; the model's has {wanted.shape}.")
-    if not isinstance(value, Tracer):
-        if not np.all(np.isfinite(value)):
-            raise ValueError(f"init_params[{name!r}] holds NaN or infinite values.")
-        if not np.all(parameters[name].constraint(value)):
-            raise ValueError(f"init_params[{name!r}] is outside its constraint {parameters[name].constraint}.")
-    return value
-
-
-def _complete_params(params: Params, derivation: Derivation) -> Params:
-    wanted = derivation.model.parameters
-    missing = [n for n in wanted if n not in params]
-    unknown = [n for n in params if n not in wanted]
-    if missing or unknown:
-        raise ValueError(
-            f"params must have exactly the parameters {list(wanted)}; missing {missing}, unknown {unknown}."
-        )
-    for name, parameter in wanted.items():
-        if jnp.shape(params[name]) != jnp.shape(parameter.initial):
-            raise ValueError(f"params[{name!r}] has shape {jnp.shape(params[name])}; the model's has "
-                             f"{jnp.shape(parameter.initial)}.")  # fmt: skip
-    return {n: params[n] for n in wanted}
 
 
 def _require_distinct(states: list[EMState]) -> None:

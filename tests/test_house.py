@@ -55,6 +55,7 @@ LAYERS = (
     "_points_posterior",
     "_posterior",
     "_uncertainty",
+    "_params",
     "_em",
     "__init__",
 )
