@@ -427,14 +427,14 @@ def test_odd_sites(name):
 # -- beyond today's scope: a clear refusal ---------------------------------------------------------------------------
 
 
-def test_continuous_latent():
-    def model(x):
+def test_crossed_effects_without_conjugacy():
+    def model(count):
         loc = real("loc")
-        with numpyro.plate("data", len(x)):
-            effect = numpyro.sample("effect", dist.Normal(loc, 1.0))
-            numpyro.sample("x", dist.StudentT(3.0, jnp.tanh(effect), 1.0), obs=x)
+        rows = numpyro.sample("rows", dist.Normal(loc, 1.0).expand([3]))
+        columns = numpyro.sample("columns", dist.Normal(0.0, 1.0).expand([4]))
+        numpyro.sample("count", dist.Poisson(jnp.exp(rows[:, None] + columns)), obs=count)
 
-    must_refuse(model, (X,), ["effect"])
+    must_refuse(model, (np.ones((3, 4), int),), ["rows", "columns"])
 
 
 def test_continuous_latent_beside_a_discrete_one():
