@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
+from numpyro.contrib.control_flow import scan
 from numpyro.distributions import constraints
 
 POSITIVE = constraints.positive
@@ -352,12 +353,79 @@ def scored_twice_with_prior() -> Case:
     return Case(model, (x, y), {"mu": 0.4, "sigma": 0.9})
 
 
+def local_level_by_scan() -> Case:
+    """A random walk seen through noise, some years missing; the initial level is a site before the scan."""
+    rng = _rng(40)
+    y, seen = rng.normal(size=6), np.array([True, False, True, True, False, True])
+
+    def model(y, seen):
+        q = numpyro.param("q", 1.0, constraint=POSITIVE)
+        r = numpyro.param("r", 1.0, constraint=POSITIVE)
+        start = numpyro.sample("start", dist.Normal(0.0, 2.0))
+
+        def step(level, now):
+            y_t, seen_t = now
+            level = numpyro.sample("level", dist.Normal(level, q))
+            with numpyro.handlers.mask(mask=seen_t):
+                numpyro.sample("y", dist.Normal(level, r), obs=y_t)
+            return level, None
+
+        scan(step, start, (y, seen))
+
+    return Case(model, (y, seen), {"q": 0.7, "r": 0.9})
+
+
+def state_space_by_scan() -> Case:
+    """A plate of series with a state of two dimensions, unknown matrices, an input."""
+    rng = _rng(41)
+    y, u = rng.normal(size=(4, 2, 2)), rng.normal(size=4)
+
+    def model(y, u):
+        A = numpyro.param("A", 0.5 * jnp.eye(2))
+        b = numpyro.param("b", jnp.zeros(2))
+        C = numpyro.param("C", jnp.eye(2))
+        Q = numpyro.param("Q", jnp.eye(2), constraint=constraints.positive_definite)
+        r = numpyro.param("r", jnp.ones(2), constraint=POSITIVE)
+
+        def step(before, now):
+            y_t, u_t = now
+            with numpyro.plate("series", 2):
+                z = numpyro.sample("z", dist.MultivariateNormal(before @ A.T + b * u_t, covariance_matrix=Q))
+                numpyro.sample("y", dist.Normal(z @ C.T, r).to_event(1), obs=y_t)
+            return z, None
+
+        scan(step, jnp.zeros((2, 2)), (y, u))
+
+    params = {"A": rng.normal(size=(2, 2)) / 2, "b": rng.normal(size=2), "C": rng.normal(size=(2, 2)),
+              "Q": np.array([[1.0, 0.2], [0.2, 0.7]]), "r": np.array([0.6, 1.1])}  # fmt: skip
+    return Case(model, (y, u), params)
+
+
+def second_order_by_scan() -> Case:
+    """An autoregression of order two behind noise: a step reads the two states before it."""
+    y = _rng(42).normal(size=6)
+
+    def model(y):
+        phi = numpyro.param("phi", jnp.array([0.5, 0.1]))
+        q = numpyro.param("q", 1.0, constraint=POSITIVE)
+
+        def step(carry, y_t):
+            before, last = carry
+            z = numpyro.sample("z", dist.Normal(phi[0] * last + phi[1] * before, q))
+            numpyro.sample("y", dist.Normal(z, 0.5), obs=y_t)
+            return (last, z), None
+
+        scan(step, (0.0, 1.0), y)
+
+    return Case(model, (y,), {"phi": [0.6, -0.3], "q": 0.8})
+
+
 CASES: dict[str, Callable[[], Case]] = {
     f.__name__: f
     for f in (
         one_way, unbalanced_slopes, correlated_by_covariance, crossed, non_centred, lkj_like, factor_analysis,
         probabilistic_pca, missing_entries, missing_covariate, errors_in_variables, gaussian_process, walk_in_a_loop,
         nested_masked, mixture_of_factor_analysers, mixture_of_growth_curves, mixture_with_missing_entries,
-        nonlinear_in_time, scored_twice_with_prior,
+        nonlinear_in_time, scored_twice_with_prior, local_level_by_scan, state_space_by_scan, second_order_by_scan,
     )
 }  # fmt: skip

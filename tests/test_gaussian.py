@@ -18,7 +18,12 @@ import autoem
 KEY = jax.random.key(0)
 
 
-@pytest.mark.parametrize("name", CASES)
+QUICK = {"unbalanced_slopes", "crossed", "missing_entries", "walk_in_a_loop", "scored_twice_with_prior",
+         "mixture_of_growth_curves", "local_level_by_scan", "state_space_by_scan"}  # fmt: skip
+"""Each mechanism once; the others run in `make slow`."""
+
+
+@pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in CASES])
 def test_against_dense_algebra(name):
     case = CASES[name]()
     maximised = ("mu", "sigma") if name == "scored_twice_with_prior" else ()
