@@ -216,7 +216,9 @@ def dirichlet_multinomial() -> Case:
         with numpyro.plate("rows", len(y)):
             numpyro.sample("y", dist.Categorical(p[group]), obs=y)
 
-    return Case(model, (GROUP, x, y), {"alpha": np.array([0.9, 1.7, 1.2])}, {"p": "dirichlet"})
+    return Case(
+        model, (GROUP, x, y), {"alpha": np.array([1.0, 2.0, 3.0])}, {"p": "dirichlet"}
+    )  # a polynomial, which the quadrature integrates exactly
 
 
 def directions() -> Case:

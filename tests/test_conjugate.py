@@ -1,5 +1,6 @@
 """Conjugate latents against quadrature of NumPyro's own densities, closed-form marginals, and refusals."""
 
+import re
 import warnings
 
 import conjugate_oracle
@@ -20,21 +21,11 @@ from autoem._uncertainty import certify
 KEY = jax.random.key(0)
 
 
-SLOW = {
-    "poisson_regression_with_frailty",
-    "lifetimes_of_two_kinds",
-    "precision_by_group_and_chi2",
-    "weibull_and_pareto",
-    "masked_and_scaled",
-    "two_latents_apart",
-    "maximised_with_priors",
-    "mixture_of_dirichlets",
-    "outliers_by_two_mechanisms",
-    "hidden_counts",
-}
+QUICK = {"poisson_with_exposure", "precision", "dirichlet_multinomial", "state_in_the_child", "beta_binomial"}
+"""Each mechanism once; the others run in `make slow`."""
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] if n in SLOW else []) for n in CASES])
+@pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in CASES])
 def test_against_quadrature(name):
     case = CASES[name]()
     maximised = ("a", "b") if name == "maximised_with_priors" else ()
@@ -53,8 +44,9 @@ def test_against_quadrature(name):
         return jax.value_and_grad(machine.log_likelihood)(params), found, of_q
 
     (total, direct), from_e_step, of_q = ours(params)
-    assert_allclose(total, value, rtol=1e-9)
-    assert_allclose(from_e_step, value, rtol=1e-9)
+    # The oracle is no better than its own estimate of its error, for each of a few units.
+    assert_allclose(total, value, rtol=1e-9, atol=10 * defect)
+    assert_allclose(from_e_step, value, rtol=1e-9, atol=10 * defect)
     for n in params:
         assert_allclose(direct[n], gradient[n], rtol=1e-6, atol=1e-7, err_msg=n)
         assert_allclose(of_q[n], gradient[n], rtol=1e-6, atol=1e-7, err_msg=n)
@@ -478,29 +470,51 @@ REFUSED = {
     shape_of_a_gamma: "the concentration of site 'x' .* has no features",
     product_of_two: "holds the latent 'u' too: together they are not conjugate",
     two_levels: "holds the latent 'u' too: together they are not conjugate",
-    gaussian_and_precision: "'z' and 'u': together they are neither Gaussian nor conjugate",
+    gaussian_and_precision: "holds 'z' too: together they are not conjugate",
     in_a_factor: "site 'extra' .Unit. depends on it, and Unit has no canonical form",
     censored: "site 'x' .Unit. depends on it",
     truncated_child: "site 'x' .* depends on it, and .* has no canonical form",
-    truncated_prior: "is a continuous latent on which 'x' depends",
+    truncated_prior: "is neither Gaussian nor conjugate",
     one_minus: "is affine in it",
     scaled_probability: "is affine in it, not a selection",
     reversed_probabilities: "not a selection of whole vectors",
     one_of_the_probabilities: "so the two are not conjugate",
     weights_of_a_mixture: "An element of the latent 'w' meets several elements of 'z'",
     chosen_by_a_state: "depends on several elements of it",
-    masked_latent: "it is masked",
+    masked_latent: "is masked",
     scaled_latent: "has a scale",
     as_a_mask: "the mask of site 'x' depends on it",
-    half_normal: "is a continuous latent on which 'x' depends",
-    half_cauchy: "is a continuous latent on which 'x' depends",
-    prior_of_a_parameter: "the prior of the maximised site 'm' depends on it",
+    half_normal: "HalfNormal is neither Gaussian nor conjugate",
+    half_cauchy: "HalfCauchy is neither Gaussian nor conjugate",
+    prior_of_a_parameter: "The prior of the maximised site 'm' depends on the latent",
 }
 
 
+def test_a_dirichlet_multinomial_in_closed_form():
+    case = CASES["dirichlet_multinomial"]()
+    group, x, y = case.args
+    alpha = np.array([0.9, 1.7, 1.2])
+    expected = 0.0
+    for unit, own in enumerate(x):
+        count = own + np.bincount(y[np.asarray(group) == unit], minlength=3)
+        expected += special.gammaln(10) - special.gammaln(own + 1).sum()
+        expected += special.gammaln(alpha.sum()) - special.gammaln((alpha + count).sum())
+        expected += (special.gammaln(alpha + count) - special.gammaln(alpha)).sum()
+    found = autoem.EM(case.model).log_likelihood({"alpha": jnp.asarray(alpha)}, *case.args)
+    assert_allclose(found, expected, rtol=1e-13)
+
+
 @pytest.mark.parametrize("model", REFUSED, ids=lambda m: m.__name__)
-def test_refused_with_the_reason(model):
-    maximize = ["m"] if model is prior_of_a_parameter else None
-    with pytest.raises(NotImplementedError, match=REFUSED[model]) as caught:
-        autoem.EM(model, maximize=maximize).derive()
-    assert "maximize=" in str(caught.value) or "together" in str(caught.value) or "'" in str(caught.value)
+def test_not_conjugate_for_the_reason(model):
+    """What is not conjugate is refused, or integrated numerically and labelled so; the reason is told either way."""
+    em = autoem.EM(model, maximize=["m"] if model is prior_of_a_parameter else None)
+    try:
+        derivation = em.derive()
+    except NotImplementedError as refusal:
+        told = str(refusal)
+    else:
+        found = [f for f in derivation.latents.values() if f.method == "quadrature"]
+        assert found and not derivation.exact
+        assert not any(f.exact for f in found)
+        told = " ".join(reason for f in found for reason in f.declined)
+    assert re.search(REFUSED[model], told), told
