@@ -30,8 +30,8 @@ def grid(support: Any, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         return 1 / (1 + np.exp(-s)), np.log(step) - np.logaddexp(0, s) - np.logaddexp(0, -s), np.asarray(0.5)
     if support is constraints.simplex:
         assert size == 3
-        step = 0.5
-        s, t = (a.ravel() for a in np.meshgrid(np.arange(-60, 60, step), np.arange(-60, 60, step)))
+        step = 0.25  # at 0.5 a posterior of nine counts is off by 1e-7
+        s, t = (a.ravel() for a in np.meshgrid(np.arange(-40, 40, step), np.arange(-40, 40, step)))
         first, second = 1 / (1 + np.exp(-s)), 1 / (1 + np.exp(-t))
         rest = 1 / (1 + np.exp(s))
         points = np.stack([first, rest * second, rest / (1 + np.exp(t))], -1)
