@@ -37,7 +37,7 @@ def derived(name):
     return autoem.EM(c.model, maximize=c.maximize, check=True)
 
 
-@pytest.mark.parametrize("name", every(6, CASES))
+@pytest.mark.parametrize("name", every(12, CASES))
 def test_density_gradient_and_certificate(name):
     """Against NumPyro's own density of the model as written: nothing is added there."""
     c, em = CASES[name], derived(name)

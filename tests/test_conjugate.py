@@ -21,7 +21,7 @@ from autoem._uncertainty import certify
 KEY = jax.random.key(0)
 
 
-QUICK = {"poisson_with_exposure", "precision", "dirichlet_multinomial", "state_in_the_child", "beta_binomial"}
+QUICK = {"poisson_with_exposure", "dirichlet_multinomial", "state_in_the_child"}
 """Each mechanism once; the others run in `make slow`."""
 
 

@@ -201,7 +201,7 @@ def random_model(seed):
     return model, data, params
 
 
-SEEDS = [pytest.param(s, marks=[pytest.mark.slow] if s >= 5 else []) for s in range(60)]
+SEEDS = [pytest.param(s, marks=[pytest.mark.slow] if s >= 2 else []) for s in range(60)]
 
 
 @pytest.mark.parametrize("seed", SEEDS)

@@ -18,8 +18,7 @@ import autoem
 KEY = jax.random.key(0)
 
 
-QUICK = {"unbalanced_slopes", "crossed", "missing_entries", "walk_in_a_loop", "scored_twice_with_prior",
-         "mixture_of_growth_curves", "local_level_by_scan", "state_space_by_scan"}  # fmt: skip
+QUICK = {"unbalanced_slopes", "missing_entries", "mixture_of_growth_curves", "local_level_by_scan"}
 """Each mechanism once; the others run in `make slow`."""
 
 
@@ -69,7 +68,13 @@ def posteriors_agree(posterior, case, unravel, probs, means, covariances):
         assert_allclose(found_variance[there], np.asarray(expected_variance[n])[there], rtol=1e-6, atol=1e-8, err_msg=n)
 
 
-@pytest.mark.parametrize("name", ["unbalanced_slopes", "missing_covariate", "mixture_of_growth_curves"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "mixture_of_growth_curves",
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("unbalanced_slopes", "missing_covariate")),
+    ],
+)
 def test_draws_have_the_posterior_moments(name):
     case = CASES[name]()
     em = autoem.EM(case.model)
