@@ -65,7 +65,7 @@ def test_density_gradient_and_certificate(name):
     assert oracle.objective(result.params) > objective[0]
 
 
-@pytest.mark.parametrize("name", every(3, [n for n, c in CASES.items() if c.explicit]))
+@pytest.mark.parametrize("name", every(6, [n for n, c in CASES.items() if c.explicit]))
 def test_update_is_that_of_the_model_with_the_latent_written_out(name):
     c, em = CASES[name], derived(name)
     explicit = autoem.EM(c.explicit, maximize=c.maximize)
@@ -177,7 +177,7 @@ LEFT = {
 }
 
 
-@pytest.mark.parametrize("name", every(2, LEFT))
+@pytest.mark.parametrize("name", every(4, LEFT))
 def test_left_as_written(name):
     em = autoem.EM(LEFT[name])
     derivation = em.derive(X)

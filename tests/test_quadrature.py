@@ -85,8 +85,7 @@ def slow_but(*names):
     return [pytest.param(n, marks=[] if n in names else [pytest.mark.slow]) for n in CASES]
 
 
-@pytest.mark.parametrize("name", slow_but("poisson_intercepts", "two_sites", "rasch_with_prior", "stochastic_frontier",
-                                          "beta_with_guessing", "robust_groups"))  # fmt: skip
+@pytest.mark.parametrize("name", slow_but("poisson_intercepts", "stochastic_frontier"))
 def test_log_likelihood_gradient_and_statistics(name, made):
     case, oracle, em = made(name)
     params = at(case)

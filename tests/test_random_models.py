@@ -107,13 +107,13 @@ def every(step, names):
     return [pytest.param(n, marks=[pytest.mark.slow] if i % step else []) for i, n in enumerate(names)]
 
 
-@pytest.mark.parametrize("name", every(3, ZOO))
+@pytest.mark.parametrize("name", every(6, ZOO))
 def test_e_step(name):
     c = case(name)
     check_e_step(c.em, c.oracle, c.params, c.args, c.kwargs)
 
 
-@pytest.mark.parametrize("name", every(5, ZOO))
+@pytest.mark.parametrize("name", every(10, ZOO))
 def test_ascent(name):
     c = case(name)
     state = c.start()
@@ -122,7 +122,7 @@ def test_ascent(name):
     check_ascent(c.em, c.oracle, state, c.step(), 30)
 
 
-@pytest.mark.parametrize("name", every(6, [name for name, entry in ZOO.items() if entry.interior]))
+@pytest.mark.parametrize("name", every(12, [name for name, entry in ZOO.items() if entry.interior]))
 def test_fit_is_stationary(name):
     """No direct search from the fit climbs any further: the gradient vanishes, or what is left is rounding."""
     c = case(name)

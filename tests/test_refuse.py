@@ -240,7 +240,7 @@ ODD = {
 }
 
 
-@pytest.mark.parametrize("name", every(4, ODD))
+@pytest.mark.parametrize("name", every(8, ODD))
 def test_odd_functions_of_a_latent(name):
     right_or_refused(elementwise(ODD[name]), (X,), PARAMS, ["z", "x", "locs"])
 
@@ -418,7 +418,7 @@ def odd_sites():
 ODD_SITES = odd_sites()
 
 
-@pytest.mark.parametrize("name", every(3, ODD_SITES))
+@pytest.mark.parametrize("name", every(6, ODD_SITES))
 def test_odd_sites(name):
     model, args, params, names, options = ODD_SITES[name]
     right_or_refused(model, args, params, list(names), **options)
