@@ -12,8 +12,8 @@ import numpy as np
 
 from ._family import AbstractKernel, Conditional, LatentArgument, LogPower, kernel_of
 from ._links import Dependence, analyse, describe, flat_index, is_concrete, own_coordinates, whole_event
-from ._model import Model, own_kernel
-from ._sites import Site
+from ._model import Model
+from ._sites import Site, own_kernel
 from ._types import Refusal
 
 

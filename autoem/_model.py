@@ -10,7 +10,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import numpyro
 from numpyro import handlers
 from numpyro.distributions import constraints
@@ -18,12 +17,11 @@ from numpyro.infer.initialization import init_to_sample
 from numpyro.primitives import Messenger
 
 from ._augment import Note, Rewritten, augment
-from ._family import AbstractKernel, Odds, Uniform, kernel_of
-from ._links import Program, analyse, is_concrete, restricted, seams, trace
+from ._links import Program, analyse, restricted, seams, trace
 from ._normalised import Unknowns, is_one
 from ._reads import Read, separate
 from ._scans import aligned, watched
-from ._sites import Site, check_data, read_site, site_outputs
+from ._sites import Site, check_data, own_kernel, read_site, site_outputs
 from ._types import Key, Params, Refusal
 from ._wrappers import is_discrete
 
@@ -236,14 +234,7 @@ def read_model(
     chosen = _chosen(samples, maximize)
     flats = chosen if flat is True else list(flat or ())
     _check_names(flats, chosen, "flat", "a maximised sample site")
-    parameters = {
-        name: Parameter(name, site["kwargs"].get("constraint", constraints.real), _like(site["value"]))
-        for name, site in found.items()
-        if site["type"] == "param"
-    }
-    for name in chosen:
-        support = samples[name]["fn"].support
-        parameters[name] = Parameter(name, support, _like(samples[name]["value"]), True, name in flats)
+    parameters = _parameters(found, chosen, flats)
     _require_something(parameters, samples)
     samples = _samples(rewritten.sites)
     steps = {
@@ -259,28 +250,9 @@ def read_model(
     avals = {n: jax.ShapeDtypeStruct(jnp.shape(v), jnp.result_type(v)) for n, v in summed.items()}
     unknowns |= avals
     order = [*parameters, *latents, *continuous]
-
-    def look(name: str, site: Mapping[str, Any], _: int) -> dict[str, Any]:
-        return aligned(steps[name], site_outputs(steps[name], site)) if name in steps else {}
-
-    def outputs(*values: Any, parts: Mapping[str, Mapping[str, Any]] = {}) -> dict[str, Any]:
-        with numpyro.validation_enabled(False):
-            given = dict(zip(order, values, strict=True))
-            scans = watched(model, look)
-            seeded = handlers.seed(scans, jax.random.key(0))
-            again = handlers.trace(handlers.substitute(seeded, data=given)).get_trace(*args, **kwargs)
-            again = augment(again, given, augmented).sites
-            found = {n: scans.found[n] if n in scans.found else site_outputs(sites[n], again[n]) for n in sites}
-        return {part: found[name] if span is None else _cut(found[name], *span)
-                for name in sites for part, span in parts.get(name, {name: None}).items()}  # fmt: skip
-
-    program, tree = trace(outputs, *[unknowns[n] for n in order])
-    numbers = jax.tree.unflatten(tree, program.outputs)
     scanned = {n for n in sites if "steps" in samples[n]}
-    parts = _parts(sites, program, numbers, scanned)
-    if parts:
-        program, tree = trace(functools.partial(outputs, parts=parts), *[unknowns[n] for n in order])
-        numbers = jax.tree.unflatten(tree, program.outputs)
+    run = functools.partial(_outputs, model, args, kwargs, augmented, order, steps, sites)
+    program, numbers, parts = _traced(run, [unknowns[n] for n in order], sites, scanned)
     inputs = dict(zip(order, program.inputs, strict=True))
     unknown = Unknowns({inputs[n]: p.constraint for n, p in parameters.items()},
                        {inputs[n]: sites[n].support for n in latents})  # fmt: skip
@@ -319,6 +291,67 @@ def read_model(
     given = {n: inputs[n] for n in parameters}
     return Model(factors, parameters, hidden, latents, gaussians, program, given, reads, numbers, avals, unused,
                  conjugates, rewritten.auxiliaries, rewritten.notes, points)  # fmt: skip
+
+
+def _parameters(found: Mapping[str, Any], chosen: Sequence[str], flats: Sequence[str]) -> dict[str, Parameter]:
+    """What is maximised: params first, then sites."""
+    result = {
+        name: Parameter(name, site["kwargs"].get("constraint", constraints.real), _like(site["value"]))
+        for name, site in found.items()
+        if site["type"] == "param"
+    }
+    for name in chosen:
+        site = found[name]
+        result[name] = Parameter(name, site["fn"].support, _like(site["value"]), True, name in flats)
+    return result
+
+
+def _outputs(
+    model: Callable[..., Any],
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    augmented: bool,
+    order: Sequence[str],
+    steps: Mapping[str, Site],
+    sites: Mapping[str, Site],
+    parts: Mapping[str, Mapping[str, tuple[int, int]]],
+    *values: Any,
+) -> dict[str, Any]:
+    """The outputs of every site, or of its parts, at values of the unknowns.
+
+    Args:
+        model, args, kwargs, augmented: as in `read_model`.
+        order: names of the unknowns.
+        steps, sites: every site within its step, and whole.
+        parts: sites that fall into parts.
+        values: of the unknowns.
+    """
+
+    def look(name: str, site: Mapping[str, Any], _: int) -> dict[str, Any]:
+        return aligned(steps[name], site_outputs(steps[name], site)) if name in steps else {}
+
+    with numpyro.validation_enabled(False):
+        given = dict(zip(order, values, strict=True))
+        scans = watched(model, look)
+        seeded = handlers.seed(scans, jax.random.key(0))
+        again = handlers.trace(handlers.substitute(seeded, data=given)).get_trace(*args, **kwargs)
+        again = augment(again, given, augmented).sites
+        found = {n: scans.found[n] if n in scans.found else site_outputs(sites[n], again[n]) for n in sites}
+    result = {name: found[name] for name in sites if name not in parts}
+    return result | {part: _cut(found[name], *span) for name in parts for part, span in parts[name].items()}
+
+
+def _traced(
+    run: Callable[..., Any], unknowns: Sequence[Any], sites: Mapping[str, Site], scanned: set[str]
+) -> tuple[Program, dict[str, Any], dict[str, dict[str, tuple[int, int]]]]:
+    """The program from unknowns to outputs, the outputs' numbers, and the sites that had to be taken in parts."""
+    program, tree = trace(functools.partial(run, {}), *unknowns)
+    numbers = jax.tree.unflatten(tree, program.outputs)
+    parts = _parts(sites, program, numbers, scanned)
+    if parts:
+        program, tree = trace(functools.partial(run, parts), *unknowns)
+        numbers = jax.tree.unflatten(tree, program.outputs)
+    return program, numbers, parts
 
 
 def _settle(out: dict[str, Any], program: Program, unknowns: Unknowns) -> None:
@@ -369,21 +402,6 @@ def _reached(own: Sequence[str], number: int, program: Program, outputs: Mapping
 
 def _is_gaussian(site: Site) -> bool:
     return site.family is not None and site.family.name in ("normal", "multivariate normal")
-
-
-def own_kernel(site: Site, program: Program, outputs: Mapping[str, Any]) -> AbstractKernel | None:
-    """The features through which a continuous latent enters its own density; None where no engine knows them."""
-    if site.family is None:
-        return None
-    arguments = outputs["arguments"]
-    if isinstance(site.family, Uniform):
-        low, high = (program.known.get(arguments[n], np.nan) for n in ("low", "high"))
-        unit = is_concrete(low, high) and np.all(np.equal(low, 0)) and np.all(np.equal(high, 1))
-        return Odds() if unit else None
-    shapes = {n: jax.ShapeDtypeStruct(program.shape(i), jnp.result_type(float)) for n, i in arguments.items()}
-    conditional = jax.eval_shape(site.family.value_conditional, shapes)
-    shape = program.shape(outputs["value"])
-    return kernel_of(conditional, size=shape[-1] if shape else 1)
 
 
 def _with_role(site: Site, conjugate: bool, scanned: bool) -> Site:

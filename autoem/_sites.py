@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 
-from ._family import AbstractFamily, find_family
-from ._links import is_concrete
+from ._family import AbstractFamily, AbstractKernel, Odds, Uniform, find_family, kernel_of
+from ._links import Program, is_concrete
 from ._types import Refusal
 from ._wrappers import element_shape, is_discrete, peel
 
@@ -169,3 +169,18 @@ def site_outputs(site: Site, again: Mapping[str, Any]) -> dict[str, Any]:
     plain = {name: jnp.asarray(a) for name, a in (again.get("plain") or {}).items()}
     return {"value": jnp.asarray(value), "log_prob": log_prob, "mask": mask, "scale": scale, "arguments": arguments,
             "raw": jnp.asarray(raw), "total": again.get("total"), "plain": plain}  # fmt: skip
+
+
+def own_kernel(site: Site, program: Program, outputs: Mapping[str, Any]) -> AbstractKernel | None:
+    """The features through which a continuous latent enters its own density; None where no engine knows them."""
+    if site.family is None:
+        return None
+    arguments = outputs["arguments"]
+    if isinstance(site.family, Uniform):
+        low, high = (program.known.get(arguments[n], np.nan) for n in ("low", "high"))
+        unit = is_concrete(low, high) and np.all(np.equal(low, 0)) and np.all(np.equal(high, 1))
+        return Odds() if unit else None
+    shapes = {n: jax.ShapeDtypeStruct(program.shape(i), jnp.result_type(float)) for n, i in arguments.items()}
+    conditional = jax.eval_shape(site.family.value_conditional, shapes)
+    shape = program.shape(outputs["value"])
+    return kernel_of(conditional, size=shape[-1] if shape else 1)

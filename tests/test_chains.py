@@ -81,6 +81,30 @@ def mask_around(y):
         plain_chain(y)
 
 
+def scaled(y):
+    """What the latents share is a power of the evidence, not of its factors."""
+    A = numpyro.param("A", jnp.array([[0.8, 0.2], [0.3, 0.7]]), constraint=SIMPLEX)
+
+    def step(z, y_t):
+        with numpyro.handlers.scale(scale=2.0):
+            z = numpyro.sample("z", dist.Categorical(A[z]))
+            numpyro.sample("y", dist.Normal(2.0 * z, 1.0), obs=y_t)
+        return z, None
+
+    scan(step, 0, y)
+
+
+def backwards(y):
+    A = numpyro.param("A", jnp.array([[0.8, 0.2], [0.3, 0.7]]), constraint=SIMPLEX)
+
+    def step(z, y_t):
+        z = numpyro.sample("z", dist.Categorical(A[z]))
+        numpyro.sample("y", dist.Normal(2.0 * z, 1.0), obs=y_t)
+        return z, None
+
+    scan(step, 0, y, reverse=True)
+
+
 def accumulated(y):
     """The state grows with every latent: each step depends on all before it."""
     A = numpyro.param("A", jnp.array([0.8, 0.2]), constraint=SIMPLEX)
@@ -97,12 +121,30 @@ def accumulated(y):
     ("model", "what"),
     [
         (switching_level, "mixture over all"), (parameter_inside, "declare it before the scan"),
-        (mask_around, "put it inside the step"), (accumulated, "several elements of the latent 'z'"),
+        (mask_around, "put it inside the step"), (scaled, "has a scale"), (backwards, "through scan"),
+        (accumulated, "several elements of the latent 'z'"),
     ],
 )  # fmt: skip
 def test_what_is_not_a_chain_is_refused(model, what):
     with pytest.raises(NotImplementedError, match=what):
         autoem.EM(model, maximize=None).derive(np.array([0.1, 1.9, 2.1]))
+
+
+def test_a_scale_of_the_observations_alone_is_their_power():
+    def model(y):
+        A = numpyro.param("A", jnp.ones((2, 2)) / 2, constraint=SIMPLEX)
+
+        def step(z, y_t):
+            z = numpyro.sample("z", dist.Categorical(A[z]))
+            with numpyro.handlers.scale(scale=3.0):
+                numpyro.sample("y", dist.Normal(2.0 * z, 1.0), obs=y_t)
+            return z, None
+
+        scan(step, 0, y)
+
+    y, params = np.array([0.1, 1.9, 2.1, 0.3]), {"A": jnp.array([[0.8, 0.2], [0.3, 0.7]])}
+    expected = Oracle(model, (y,), params=params).log_likelihood(params)
+    assert_allclose(autoem.EM(model).log_likelihood(params, y), expected, rtol=1e-12)
 
 
 def test_an_outlier_that_underflows_a_scaled_step_is_no_obstacle():
