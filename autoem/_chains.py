@@ -46,7 +46,7 @@ def lay_out_chain(
         if skeleton.site.role == "latent" and model.outputs[factor.site]["scale"] is not None:
             raise Refusal(
                 f"The latent {factor.site!r} of a chain has a scale (subsampling, or handlers.scale): autoem does not "
-                "sum along a chain whose density is raised to a power. A scale around the observations alone is supported."
+                "sum along a chain whose density is raised to a power. A scale around the observations alone is fine."
             )
     names = list(dict.fromkeys(model.reads[m].latent for m in members))
     chained = [n for n in names if any(model.reads[m].latent == n and in_chain(model, m) for m in members)]
