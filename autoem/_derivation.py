@@ -215,7 +215,8 @@ class Derivation:
         found |= {s.site.name: _conjugate(s, skeletons) for s in skeletons if s.site.role == "conjugate"}
         found |= {n: self._quadrature(n, e) for e, _ in machine.quadratures for n in e.names}
         self.latents = found
-        self.params = {n: _parameter(plan) for n, plan in plans.items()}
+        estimated = {i for _, at in machine.quadratures for i in at}
+        self.params = {n: _parameter(p, any(q.entry in estimated for q in p.places)) for n, p in plans.items()}
         self.exact = all(f.exact for f in (*self.latents.values(), *self.params.values()))
         self.closed_form = all(f.method != "newton" and f.method != "gradient" for f in self.params.values())
         initial = {n: p.initial for n, p in model.parameters.items()}
@@ -284,16 +285,20 @@ def _sentence(check: Check) -> str:
     return f"{check.against} nodes instead of {check.nodes} change the log-likelihood by {check.change:.1g}{how}"
 
 
-def _parameter(plan: Plan) -> Found:
+def _parameter(plan: Plan, estimated: bool) -> Found:
+    """What was decided about a parameter; `estimated`: it enters a site whose statistics come from quadrature."""
     declined = tuple(dict.fromkeys(plan.declined))
     if plan.update is None:
         return Found("none", "fixed", True, "no factor depends on it", declined)
     method = plan.update.method
     if method != "closed form":
-        return Found("none", method, True, "climbs the exact Q on the expected statistics", declined)
+        of = "Q, a sum over the points of a quadrature" if estimated else "the exact Q on the expected statistics"
+        return Found("none", method, not estimated, f"climbs {of}", declined)
     what = "the mode of its conditional" if isinstance(plan.update, ClosedForm) else "weighted least squares"
     ecm = "; conditional on the other parameters (ECM)" if plan.conditional else ""
-    return Found(_parameter_family(plan), method, True, f"{what}, features {{{plan.features}}}{ecm}", declined)
+    of = ", on averages over the points of a quadrature" if estimated else ""
+    reason = f"{what}, features {{{plan.features}}}{ecm}{of}"
+    return Found(_parameter_family(plan), method, not estimated, reason, declined)
 
 
 def derive(

@@ -153,6 +153,7 @@ class EM:
         flat: names of maximised sites whose prior is ignored (maximum likelihood), or True for all of them.
         strict: raise where a part is not exact or not in closed form.
         check: run the run-time certificate: log p(x, z) - log q(z | x) must be the log-likelihood for every z.
+            A model that needs quadrature is refused then: more nodes are its check, and always run.
         augment: give mixtures, zero-inflated counts and the like their hidden variable back where that makes the
             model conjugate: `x ~ MixtureSameFamily(...)` gets its assignment, a latent `x_assignment`. The fitted
             parameters, the log-likelihood and the standard errors are those of the model as written.

@@ -397,11 +397,31 @@ def memory_decays() -> Case:
     return Case(model, (y,), {"A": _rows(39, 2, 2), "phi": [0.2, 0.6]}, ("A", "phi"))
 
 
+def partly_observed_states() -> Case:
+    """Some states are known: `obs_mask` within the step."""
+    y = _rng(40).normal(size=5)
+    states, known = np.array([0, 1, 0, 0, 1]), np.array([False, True, False, False, True])
+
+    def model(y, states, known):
+        A = numpyro.param("A", jnp.ones((2, 2)) / 2, constraint=SIMPLEX)
+        mu = numpyro.param("mu", jnp.array([-1.0, 1.0]))
+
+        def step(before, now):
+            y_t, z_t, known_t = now
+            z = numpyro.sample("z", dist.Categorical(A[before]), obs=z_t, obs_mask=known_t)
+            numpyro.sample("y", dist.Normal(mu[z], 1.0), obs=y_t)
+            return z, None
+
+        scan(step, 0, (y, states, known))
+
+    return Case(model, (y, states, known), {"A": _rows(41, 2, 2), "mu": [-0.4, 0.9]}, ("mu",))
+
+
 CASES: dict[str, Callable[[], Case]] = {
     f.__name__: f
     for f in (
         first_flag, initial_state_outside, ragged_sequences, autoregressive_tones, factorial, chain_drives_chain,
         second_order, driven_by_covariates, mixture_emission, classes_of_sequences, left_right, stationary_start,
-        capture_recapture, one_step, no_memory, time_varying, memory_decays,
+        capture_recapture, one_step, no_memory, time_varying, memory_decays, partly_observed_states,
     )
 }  # fmt: skip
