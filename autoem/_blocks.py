@@ -14,8 +14,9 @@ from ._complete import CompleteData
 from ._conjugacy import Entrance, find_entrances
 from ._conjugate import lay_out_conjugate
 from ._design import Design
-from ._evidence import Chain, Conjugate, Enumeration, Factor, Gaussian, Layout, Mixed, Observed, Quadrature, chunk_for
-from ._factors import Skeleton, as_floats, complete_data, numbers_of
+from ._discrete import Union, batch_shape, evidence_factor, lay_out_discrete
+from ._evidence import Chain, Conjugate, Enumeration, Gaussian, Mixed, Observed, Quadrature
+from ._factors import Skeleton, complete_data, numbers_of
 from ._family import LinearGaussian
 from ._gaussian import lay_out
 from ._laid import Laid
@@ -69,7 +70,7 @@ def build(model: Model) -> tuple[CompleteData, list[Block], list[Skeleton]]:
     used = [i for s in sites for i, _ in numbers_of(s, model.outputs[s.name], not choices[s.name]).values()]
     used += [i for s in sites for k in ("mask", "scale", "value") if (i := model.outputs[s.name][k]) is not None]
     program = restricted(model.program, used)
-    latents = {model.reads[n].number: (n, own_coordinates(_batch_shape(model, n))) for n in model.axes}
+    latents = {model.reads[n].number: (n, own_coordinates(batch_shape(model, n))) for n in model.axes}
     by_latent = analyse(program, latents, kinds=False)
     skeletons = [_skeleton(model, s, choices[s.name], by_latent, by_parameter, touches[s.name], entrances.get(s.name))
                  for s in sites]  # fmt: skip
@@ -81,12 +82,6 @@ def build(model: Model) -> tuple[CompleteData, list[Block], list[Skeleton]]:
     blocks = _group(model, complete, skeletons, designs)
     blocks += [Block(engine, engine, at) for engine, at in point_blocks(model, complete, skeletons, axes)]
     return complete, blocks, skeletons
-
-
-def _batch_shape(model: Model, read: str) -> tuple[int, ...]:
-    """Of a read of a discrete latent."""
-    shape = model.reads[read].shape
-    return shape[: len(shape) - (model.support(read).ndim - 1)]
 
 
 def _points_met(model: Model, site: Site, why: str, by_points: Mapping[int, Dependence]) -> dict[str, Coordinates]:
@@ -186,30 +181,6 @@ def _steps(found: Mapping[int, Dependence], numbers: Mapping[str, tuple[int, int
     return ", ".join(dict.fromkeys(steps)) or "its arguments"
 
 
-class _Union:
-    """Disjoint sets of names."""
-
-    def __init__(self) -> None:
-        self.parent: dict[Any, Any] = {}
-
-    def find(self, item: Any) -> Any:
-        self.parent.setdefault(item, item)
-        while self.parent[item] != item:
-            item = self.parent[item]
-        return item
-
-    def join(self, first: Any, second: Any) -> None:
-        self.parent[self.find(second)] = self.find(first)
-
-
-def _identity_axis(coordinate: np.ndarray, size: int) -> int | None:
-    """The axis along which a coordinate just counts 0, 1, ..., size - 1."""
-    varying = [a for a, n in enumerate(coordinate.shape) if n > 1]
-    if len(varying) == 1 and coordinate.size == size and np.array_equal(coordinate.reshape(-1), np.arange(size)):
-        return varying[0]
-    return None
-
-
 def _group(
     model: Model, complete: CompleteData, skeletons: Sequence[Skeleton], designs: Mapping[str, Design]
 ) -> list[Block]:
@@ -218,7 +189,7 @@ def _group(
     relevant = list(zip(factors, skeletons[: len(factors)], strict=True))
     initial = {n: p.initial for n, p in model.parameters.items()}
     shapes = [s.shape for s in jax.eval_shape(complete.slots, initial)]
-    together = _Union()
+    together = Union()
     hidden = [(*f.latents, *_continuous(s)) for f, s in relevant]
     for names in hidden:
         for name in names:
@@ -240,7 +211,7 @@ def _group(
                 "exactly."
             )
         if not touching:
-            evidence = lay_out_chain(model, *own) if along else _block(model, *own)
+            evidence = lay_out_chain(model, *own) if along else lay_out_discrete(model, *own)
             blocks.append(Block(evidence, evidence, tuple(plain)))
             continue
         gaussians, conjugates = ([n for n in names if together.find(n) == root]
@@ -258,7 +229,9 @@ def _group(
             laid = lay_out_conjugate(model, conjugates, held, [shapes[i] for i in touching])
         fast, full = laid.fast, laid.full
         if members:
-            discrete = _block(model, *own, extra=_table(model, laid, [n for n in members if n in laid.states]))
+            states = {n: laid.states[n] for n in members if n in laid.states}
+            extra = evidence_factor(model, laid.fast.names, states, laid.cells)
+            discrete = lay_out_discrete(model, *own, extra=extra)
             fast = full = Mixed(laid.fast, discrete, {n: StaticArray(c) for n, c in laid.states.items()})
         blocks.append(Block(fast, full, (*touching, *plain)))
     outright = tuple(i for i, names in enumerate(hidden) if not names)
@@ -286,97 +259,7 @@ def _lay_out(
         leads = [a.shape[: len(a.shape) - ndims[n]] for n, a in arguments[position].items() if n in ndims]
         kept.append(np.broadcast_shapes(*leads))
         own.append(designs[skeleton.site.name])
-    states = {n: (len(model.support(n)), _batch_shape(model, n)) for n in members}
+    states = {n: (len(model.support(n)), batch_shape(model, n)) for n in members}
     shapes = {n: model.avals[n].shape for n in gaussians}
     coordinates = [skeleton.coordinates for _, skeleton in relevant]
     return lay_out(shapes, states, [f for f, _ in relevant], own, coordinates, kept)
-
-
-def _table(model: Model, laid: Laid, members: Sequence[str]) -> tuple[Factor, Skeleton, tuple[int, ...]]:
-    """The cells' evidence as a factor of the discrete latents."""
-    name = "evidence of " + ", ".join(laid.fast.names)
-    coordinates: dict[str, Coordinates] = {}
-    for latent in members:
-        shape = _batch_shape(model, latent)
-        flat = laid.states[latent]
-        coordinates[latent] = tuple(
-            np.where(flat < 0, -1, c) for c in np.unravel_index(np.maximum(flat, 0), shape or (1,))
-        )
-    factor = Factor(name, tuple(members), (laid.cells,), (0,), False, None, None, {}, None, None)
-    skeleton = Skeleton(next(iter(model.sites.values())), False, "", tuple(members), coordinates)
-    sizes = tuple(len(model.support(n)) for n in members)
-    return factor, skeleton, (*sizes, laid.cells, 1)
-
-
-def _block(model: Model, relevant: Any, members: Sequence[str], shapes: Any, extra: Any = None) -> Enumeration:
-    """Name the dimensions that the latents' axes and the factors' kept axes share, and check that all is tractable."""
-    if extra is not None:
-        relevant, shapes = [*relevant, extra[:2]], [*shapes, extra[2]]
-    same = _Union()
-    gathers: list[dict[str, Any]] = []
-    for factor, skeleton in relevant:
-        indexed = {}
-        for name in factor.latents:
-            shape = _batch_shape(model, name)
-            axes = [a for a, n in enumerate(shape) if n > 1]
-            coords = [skeleton.coordinates[name][a] for a in axes]
-            identity = [_identity_axis(c, shape[a]) for c, a in zip(coords, axes, strict=True)]
-            for axis, position in zip(axes, identity, strict=True):
-                if position is not None:
-                    same.join((name, axis), ("site " + factor.site, position))
-            if any(p is None for p in identity):
-                flat = np.zeros((1,) * len(factor.batch_shape), int)
-                for c, a in zip(coords, axes, strict=True):
-                    flat = np.where((c < 0) | (flat < 0), -1, flat * shape[a] + c)
-                indexed[name] = flat
-        gathers.append(indexed)
-
-    def named(item: Any) -> str:
-        root = same.find(item)
-        return f"{root[0]}.{root[1]}"
-
-    sizes: dict[str, int] = {}
-    dims, gathered = [], []
-    for (factor, _), indexed in zip(relevant, gathers, strict=True):
-        names = tuple(named(("site " + factor.site, a)) for a in factor.keep)
-        if len(set(names)) < len(names):
-            raise Refusal(
-                f"Site {factor.site!r} runs twice along one dimension of the latents "
-                f"{', '.join(map(repr, factor.latents))}: the exact sum over them is not tractable."
-            )
-        sizes.update(zip(names, (factor.batch_shape[a] for a in factor.keep), strict=True))
-        dims.append(names)
-        gathered.append(tuple((n, StaticArray(np.transpose(i, _kept_last(i, factor.keep)).reshape(
-            [i.shape[a] for a in factor.keep]))) for n, i in indexed.items()))  # fmt: skip
-    latents, scales = [], {}
-    for name in members:
-        shape = _batch_shape(model, name)
-        axes = [a for a, n in enumerate(shape) if n > 1]
-        own = tuple(named((name, a)) for a in axes)
-        sizes.update(zip(own, (shape[a] for a in axes), strict=True))
-        latents.append((name, len(model.support(name)), own))
-        scale = _latent_scale(model, name)
-        if scale is not None:
-            scales[name] = scale
-    layout = Layout(tuple(dims), tuple(sorted(sizes.items())), tuple(latents))
-    factors = tuple(f for f, _ in relevant)
-    if not any(gathered):
-        layout = Layout(layout.dims, layout.sizes, layout.latents, chunk_for(factors, layout, shapes))
-    evidence = Enumeration(factors, scales, tuple(gathered), layout)
-    evidence.plan()
-    return evidence
-
-
-def _kept_last(index: np.ndarray, keep: Sequence[int]) -> list[int]:
-    return [a for a in range(index.ndim) if a not in keep] + list(keep)
-
-
-def _latent_scale(model: Model, name: str) -> Any:
-    """A latent's own scale over its axes longer than 1, or None."""
-    number = model.outputs[name]["scale"]
-    if number is None:
-        return None
-    scale = as_floats(model.program.known[number])
-    shape = _batch_shape(model, name)
-    scale = scale.reshape([1] * (len(shape) - scale.ndim) + list(scale.shape))
-    return scale.squeeze(tuple(a for a, n in enumerate(shape) if n == 1))

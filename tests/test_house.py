@@ -42,6 +42,7 @@ LAYERS = (
     "_gaussian",
     "_conjugate",
     "_chains",
+    "_discrete",
     "_points",
     "_blocks",
     "_places",
