@@ -74,7 +74,8 @@ def _step(machine: Machine, prepared: Any, carry: _Carry, tol: Array) -> tuple[_
     length = _distance(params, carry.params)
     # In single precision differences of log-likelihoods are mostly rounding: there the parameters decide.
     still = (jnp.abs(increase) <= noise) | (_remaining(jnp.abs(increase), jnp.abs(carry.increase)) <= tol)
-    near = _remaining(length, carry.length) <= max(eps**0.5 * 50, 1e-6)
+    # A last digit that goes to and fro is no step: Newton's search ends there.
+    near = (_remaining(length, carry.length) <= max(eps**0.5 * 50, 1e-6)) | (length <= 100 * eps)
     calm = jnp.where(still & near, carry.calm + 1, 0)
     # A quadrature's own error changes from step to step, within what its check allows.
     slack = 1e-6 * jnp.maximum(jnp.abs(objective), 1.0) if machine.quadratures else 0.0
@@ -194,11 +195,8 @@ class EM:
             NotImplementedError: a part of the model that autoem declines, or with `strict`, does not do in closed form.
         """
         derivation = derive(self.model, args, kwargs, self.maximize, self.flat, augmented=self.augment)
-        if self.strict and not (derivation.exact and derivation.closed_form):
-            reasons = [f"{n}: {f.method} ({'; '.join(f.declined)})"
-                       for n, f in {**derivation.latents, **derivation.params}.items()
-                       if f.method in ("newton", "gradient", "quadrature")]  # fmt: skip
-            raise Refusal("strict=True, and these parts are not exact in closed form: " + " | ".join(reasons))
+        if self.strict:
+            _require_strict(derivation)
         if self.check and derivation.machine.quadratures:
             raise Refusal(f"check=True certifies exact E-steps, and that of {list(derivation.model.points)} is by "
                           "quadrature. Its own check, more nodes, is always run.")  # fmt: skip
@@ -376,6 +374,19 @@ def em(model: Callable[..., Any] | None = None, **options: Any) -> Any:
     if model is None:
         return functools.partial(em, **options)
     return EM(model, **options)
+
+
+def _require_strict(derivation: Derivation) -> None:
+    """Refuse what is not exact, and what is not in closed form: all of it, each with its reasons."""
+    found = {**derivation.latents, **derivation.params}
+    lists = {
+        "not exact": [n for n, f in found.items() if not f.exact],
+        "not in closed form": [n for n, f in derivation.params.items() if f.method in ("newton", "gradient")],
+    }
+    told = [f"{what}: " + " | ".join(f"{n}: {found[n].method} ({'; '.join(found[n].declined) or found[n].reason})"
+                                     for n in names) for what, names in lists.items() if names]  # fmt: skip
+    if told:
+        raise Refusal("strict=True. These parts are " + ". These are ".join(told) + ".")
 
 
 def _require_distinct(states: list[EMState]) -> None:

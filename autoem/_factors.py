@@ -174,7 +174,8 @@ def complete_data(
 
 def starting_point(site: Site, like: Any) -> Any:
     """Some value of a continuous latent, with an axis for points: (1, *shape)."""
-    return np.asarray(site.constraint.feasible_like(np.zeros((1, *like.shape), like.dtype)), like.dtype)
+    with jax.ensure_compile_time_eval():  # under the user's jit, too
+        return np.asarray(site.constraint.feasible_like(np.zeros((1, *like.shape), like.dtype)), like.dtype)
 
 
 def _moving(program: Program, inputs: Mapping[str, int], axes: Mapping[str, str]) -> Any:

@@ -20,7 +20,7 @@ from ._augment import Note, Rewritten, augment
 from ._links import Program, analyse, restricted, seams, trace
 from ._normalised import Unknowns, is_one
 from ._reads import Read, separate
-from ._scans import aligned, watched
+from ._scans import SteadyScans, aligned, watched
 from ._sites import Site, check_data, own_kernel, read_site, site_outputs
 from ._types import Key, Params, Refusal
 from ._wrappers import is_discrete
@@ -95,7 +95,7 @@ class Model:
 
 def _run(model: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], key: Key) -> dict[str, Any]:
     """One run of the model as NumPyro would start it: sites are drawn, improper ones started uniformly."""
-    seeded = handlers.substitute(_AsArrays(handlers.seed(model, key)), substitute_fn=_start)
+    seeded = handlers.substitute(_AsArrays(handlers.seed(SteadyScans(model), key)), substitute_fn=_start)
     return handlers.trace(seeded).get_trace(*args, **kwargs)
 
 
@@ -333,7 +333,7 @@ def _outputs(
     with numpyro.validation_enabled(False):
         given = dict(zip(order, values, strict=True))
         scans = watched(model, look)
-        seeded = handlers.seed(scans, jax.random.key(0))
+        seeded = handlers.seed(SteadyScans(scans), jax.random.key(0))
         again = handlers.trace(handlers.substitute(seeded, data=given)).get_trace(*args, **kwargs)
         again = augment(again, given, augmented).sites
         found = {n: scans.found[n] if n in scans.found else site_outputs(sites[n], again[n]) for n in sites}
@@ -432,7 +432,7 @@ def log_density(
     """NumPyro's own log density of every site at the given values: the outside oracle of the certificate."""
     with numpyro.validation_enabled(False):
         given = jax.tree.map(jnp.asarray, values)  # a NumPy array cannot be indexed by a latent
-        seeded = handlers.substitute(handlers.seed(model, jax.random.key(0)), data=given)
+        seeded = handlers.substitute(handlers.seed(SteadyScans(model), jax.random.key(0)), data=given)
         found = handlers.trace(seeded).get_trace(*args, **kwargs)
         found = _samples(augment(found, given, augmented).sites)
     total = {}

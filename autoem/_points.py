@@ -45,7 +45,7 @@ def settled(model: Model, declined: Mapping[str, str]) -> Model:
         by_gaussian, by_points = gaussian_dependence(current, model.program), points_dependence(current, model.program)
         for site in model.sites.values():
             numbers = [i for i in jax.tree.leaves(model.outputs[site.name]) if i in by_gaussian]
-            met = dict.fromkeys(n for i in numbers for n in by_gaussian[i].coordinates)
+            met = dict.fromkeys(model.reads[n].latent for i in numbers for n in by_gaussian[i].coordinates)
             why = _why_not_gaussian(current, site, by_gaussian, by_points) if met and site.role != "maximised" else ""
             moved |= {n: why for n in met if why and n not in moved}
         if not moved:

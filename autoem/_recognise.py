@@ -6,7 +6,7 @@ Eligibility is global: one factor that does not fit sends the parameter to the n
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ from ._links import is_concrete, whole_event
 from ._locations import least_squares, location_fits, location_groups, mark_conditional
 from ._model import Model, Parameter
 from ._places import Entries, Place, Plan, bounds, is_named, is_positive, is_real, occurrence_of
-from ._update import KINDS, ClosedForm, Numeric, Update
+from ._update import KINDS, NEWTON_LIMIT, ClosedForm, Numeric, Update
 
 
 def recognise(model: Model, complete: CompleteData, undone: Mapping[str, str]) -> tuple[list[Update], dict[str, Plan]]:
@@ -72,18 +72,53 @@ def recognise(model: Model, complete: CompleteData, undone: Mapping[str, str]) -
         for name in group:
             plans[name].update, plans[name].features = update, "u, uu'"
     updates += sorted(closed, key=lambda u: u.kind not in ("median", "circular"))  # locations before scales
+    mark_conditional(look, plans)
+    if numeric and not model.hidden:
+        joined = _coupled(plans, updates, numeric)
+        if joined and _coordinates(look, model, [*numeric, *joined]) <= NEWTON_LIMIT:
+            for name in joined:
+                plans[name].conditional = False
+                plans[name].declined.append(f"nothing is latent: it climbs with {', '.join(map(repr, numeric))}")
+            updates = [u for u in updates if not joined.intersection(_names(u))]
+            numeric += joined
     if numeric:
         numeric = [n for n in complete.names if n in numeric]
         chosen = tuple(model.parameters[n].constraint for n in numeric)
-        free = [jax.eval_shape(biject_to(c).inv, look.initial[n]) for n, c in zip(numeric, chosen, strict=True)]
         # Where Q is a sum over points a step costs as much as an E-step: few of them, and Q still rises.
         steps = {"steps": 2} if complete.points else {}
-        update = Numeric(tuple(numeric), chosen, sum(int(np.size(f)) for f in free), **steps)
+        update = Numeric(tuple(numeric), chosen, _coordinates(look, model, numeric), **steps)
         updates.append(update)
         for name in numeric:
             plans[name].update = update
-    mark_conditional(look, plans)
     return updates, plans
+
+
+def _coordinates(look: Entries, model: Model, names: Sequence[str]) -> int:
+    """How many unconstrained coordinates some parameters have."""
+    free = [jax.eval_shape(biject_to(model.parameters[n].constraint).inv, look.initial[n]) for n in names]
+    return sum(int(np.size(f)) for f in free)
+
+
+def _names(update: Update) -> tuple[str, ...]:
+    return (update.name,) if isinstance(update, ClosedForm) else update.names
+
+
+def _coupled(plans: Mapping[str, Plan], updates: Sequence[Update], numeric: Sequence[str]) -> set[str]:
+    """Parameters whose closed form holds for given values of those without one only, and that climb with them instead.
+
+    This is for models in which nothing is latent. Q is then the objective itself: to maximise it in turns can take
+    thousands of steps, where one climb takes a few.
+    """
+    joined: set[str] = set()
+    while True:
+        entries = {p.entry for n in (*numeric, *joined) for p in plans[n].places}
+        met = {n for n, plan in plans.items() if entries.intersection(p.entry for p in plan.places)}
+        bound = [u for u in updates if any(n in met and (plans[n].conditional or isinstance(u, ClosedForm))
+                                           for n in _names(u))]  # fmt: skip
+        fresh = {n for u in bound for n in _names(u)} - joined
+        if not fresh:
+            return joined
+        joined |= fresh
 
 
 def _closed_form(look: Entries, plan: Plan, parameter: Parameter) -> tuple[ClosedForm | None, str]:

@@ -94,6 +94,18 @@ def scaled(y):
     scan(step, 0, y)
 
 
+def logit_walk(y):
+    """Refused as a Gaussian, and not integrated numerically along a scan."""
+    rate = numpyro.param("rate", 1.0)
+
+    def step(carry, y_t):
+        effect = numpyro.sample("effect", dist.Normal(rate, 1.0))
+        numpyro.sample("y", dist.Bernoulli(logits=effect).expand([2]).to_event(1), obs=y_t)
+        return carry, None
+
+    scan(step, None, (y > 0)[:, None] * jnp.ones(2, int))
+
+
 def backwards(y):
     A = numpyro.param("A", jnp.array([[0.8, 0.2], [0.3, 0.7]]), constraint=SIMPLEX)
 
@@ -122,12 +134,32 @@ def accumulated(y):
     [
         (switching_level, "mixture over all"), (parameter_inside, "declare it before the scan"),
         (mask_around, "put it inside the step"), (scaled, "has a scale"), (backwards, "through scan"),
-        (accumulated, "several elements of the latent 'z'"),
+        (accumulated, "several elements of the latent 'z'"), (logit_walk, "'effect'"),
     ],
 )  # fmt: skip
 def test_what_is_not_a_chain_is_refused(model, what):
     with pytest.raises(NotImplementedError, match=what):
         autoem.EM(model, maximize=None).derive(np.array([0.1, 1.9, 2.1]))
+
+
+def test_a_state_that_begins_as_a_narrower_integer():
+    """As published models write it for single precision: with 64 bits NumPyro's draws do not fit into it."""
+
+    def model(y, width):
+        A = numpyro.param("A", jnp.array([[0.8, 0.2], [0.3, 0.7]]), constraint=SIMPLEX)
+        locs = numpyro.param("locs", jnp.array([0.0, 2.0]))
+
+        def step(carry, y_t):
+            z, t = carry
+            z = numpyro.sample("z", dist.Categorical(A[z]))
+            numpyro.sample("y", dist.Normal(locs[z], 1.0), obs=y_t)
+            return (z, t + 1), None
+
+        scan(step, (jnp.zeros((), width), 0), y)
+
+    y = np.array([0.1, 1.9, 2.1, -0.4])
+    narrow, wide = (autoem.EM(model, check=True).run(KEY, 3, y, w, progress_bar=False) for w in (jnp.int32, jnp.int64))
+    assert_allclose(narrow.log_likelihood, wide.log_likelihood, rtol=1e-12)
 
 
 def test_a_scale_of_the_observations_alone_is_their_power():

@@ -207,6 +207,80 @@ def test_strict_names_what_is_not_in_closed_form():
         autoem.EM(model, strict=True).derive(np.ones(3))
 
 
+def random_intercepts(x, y, group):
+    slope = numpyro.sample("slope", dist.Normal(0.0, 2.0))
+    spread = numpyro.sample("spread", dist.HalfCauchy(1.0))
+    with numpyro.plate("groups", 4):
+        b = numpyro.sample("b", dist.Normal(0.0, spread))
+    with numpyro.plate("data", len(y)):
+        numpyro.sample("y", dist.Bernoulli(logits=slope * x + b[group]), obs=y)
+
+
+GROUPED = (RNG.normal(size=24), np.tile([0, 1, 1], 8), np.arange(24) % 4)
+
+
+def test_strict_lists_what_is_not_exact_and_what_is_not_in_closed_form():
+    em = autoem.EM(random_intercepts, maximize=["slope", "spread"], strict=True)
+    with pytest.raises(NotImplementedError) as error:
+        em.derive(*GROUPED)
+    inexact, numeric = str(error.value).split("These are not in closed form")
+    assert all(f"{name}: " in inexact for name in ("b", "slope", "spread"))
+    assert "slope: newton" in numeric
+    assert "spread: newton" in numeric
+    assert "quadrature" not in numeric
+
+
+def test_an_update_with_quadrature_runs_under_jit():
+    em = autoem.EM(random_intercepts, maximize=["slope", "spread"])
+    state = em.init(KEY, *GROUPED)
+    _, value = jax.jit(lambda s: em.update(s, *GROUPED))(state)
+    assert_allclose(value, em.update(state, *GROUPED)[1], rtol=1e-10)
+
+
+def test_a_last_digit_that_goes_to_and_fro_is_converged():
+    """A logistic regression: Newton is there in one step, and its search then moves by one rounding error for ever."""
+
+    def model(x, y):
+        beta = numpyro.sample("beta", dist.Normal(0.0, 1.0).expand([4]).to_event(1))
+        with numpyro.plate("data", len(y)):
+            numpyro.sample("y", dist.Bernoulli(logits=x @ beta), obs=y)
+
+    rng = np.random.default_rng(0)
+    for seed in range(3):
+        x = rng.normal(size=(200, 4))
+        y = (x @ np.array([1.0, -1.0, 0.5, 0.0]) + rng.logistic(size=200) > 0) * 1
+        result = autoem.EM(model, maximize="global").run(jax.random.PRNGKey(seed), 100, x, y, **QUIET)
+        assert result.converged
+        assert result.num_steps < 20
+        beta = np.asarray(result.params["beta"])
+        score = x.T @ (y - 1 / (1 + np.exp(-x @ beta))) - beta
+        assert_allclose(score, 0, atol=1e-8)
+
+
+def test_where_nothing_is_latent_all_that_is_coupled_climbs_together():
+    """A horseshoe: the coefficients have a closed form given their scales; in turns that takes thousands of steps."""
+
+    def model(x, y):
+        local = numpyro.sample("local", dist.HalfCauchy(jnp.ones(3)))
+        z = numpyro.sample("z", dist.Normal(0.0, jnp.ones(3)))
+        precision = numpyro.sample("precision", dist.Gamma(3.0, 1.0))
+        numpyro.sample("y", dist.Normal(x @ (local * z), 1 / jnp.sqrt(precision)), obs=y)
+
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(60, 3))
+    y = x @ np.array([1.0, 0.0, 2.0]) + 0.3 * rng.normal(size=60)
+    em = autoem.EM(model, maximize="global")
+    result = em.run(KEY, 200, x, y, **QUIET)
+    assert result.converged
+    assert result.num_steps < 50
+    assert all("nothing is latent" in found.declined[-1]
+               for name, found in result.derivation.params.items() if name != "local")  # fmt: skip
+    objective = result.derivation.machine.objective
+    slope = jax.grad(objective)(result.params)
+    for name in ("z", "local", "precision"):
+        assert_allclose(slope[name], 0, atol=1e-4)
+
+
 def test_the_page_says_what_runs():
     derivation = mixture.derive(X)
     text = str(derivation)
