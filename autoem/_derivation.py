@@ -297,7 +297,8 @@ def _parameter(plan: Plan, estimated: bool) -> Found:
     what = "the mode of its conditional" if isinstance(plan.update, ClosedForm) else "weighted least squares"
     ecm = "; conditional on the other parameters (ECM)" if plan.conditional else ""
     of = ", on averages over the points of a quadrature" if estimated else ""
-    reason = f"{what}, features {{{plan.features}}}{ecm}{of}"
+    weights = f", weighted by the expected precisions of {' and '.join(plan.hidden)}" if plan.hidden else ""
+    reason = f"{what}, features {{{plan.features}}}{weights}{ecm}{of}"
     return Found(_parameter_family(plan), method, not estimated, reason, declined)
 
 

@@ -238,7 +238,7 @@ def read_model(
     _require_something(parameters, samples)
     samples = _samples(rewritten.sites)
     steps = {
-        name: read_site(name, site.get("step", site), name in chosen)
+        name: read_site(name, site.get("step", site), name in chosen, augmented)
         for name, site in samples.items()
         if not (name in flats or site["fn"] is None)
     }

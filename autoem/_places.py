@@ -13,7 +13,7 @@ import numpy as np
 from numpyro.distributions import constraints
 
 from ._complete import CompleteData
-from ._family import Conditional
+from ._family import AbstractScaleMixture, Conditional
 from ._links import Dependence, analyse, describe, flat_index, is_concrete, own_coordinates, whole_event
 from ._model import Model
 from ._types import Array
@@ -46,6 +46,7 @@ class Plan:
         places: everywhere it enters.
         declined: what was tried first, and why it did not fit.
         conditional: whether other parameters' current values enter its update (ECM).
+        hidden: sites whose hidden precisions, expected at the current parameters, weigh its update.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Plan:
     places: list[Place] = field(default_factory=list)
     declined: list[str] = field(default_factory=list)
     conditional: bool = False
+    hidden: tuple[str, ...] = ()
 
 
 class Entries:
@@ -160,7 +162,9 @@ def _floor(factor: Any) -> Any:
     if "spread" in factor.constants:
         spread = jnp.asarray(factor.constants["spread"])
         return jnp.maximum((_FLOOR if spread.dtype == jnp.float64 else _FLOOR_32) * spread, 1e-12)
-    if factor.family is None or "shift" not in factor.constants:
+    if factor.family is None or factor.value is None:
+        return None
+    if "shift" not in factor.constants and not isinstance(factor.family, AbstractScaleMixture):
         return None
     lead = len(factor.latents) + len(factor.batch_shape)
     return _smallest(lead, factor.family.centre(factor.value), factor.weight)

@@ -14,7 +14,7 @@ import numpy as np
 from numpyro.distributions import biject_to
 
 from ._complete import CompleteData
-from ._family import Flat, InverseMatrix, Quadratic
+from ._family import AbstractScaleMixture, Flat, InverseMatrix, Quadratic
 from ._links import is_concrete, whole_event
 from ._locations import least_squares, location_fits, location_groups, mark_conditional
 from ._model import Model, Parameter
@@ -73,7 +73,11 @@ def recognise(model: Model, complete: CompleteData, undone: Mapping[str, str]) -
             plans[name].update, plans[name].features = update, "u, uu'"
     updates += sorted(closed, key=lambda u: u.kind not in ("median", "circular"))  # locations before scales
     mark_conditional(look, plans)
-    if numeric and not model.hidden:
+    for plan in plans.values():
+        if plan.update is not None:
+            plan.hidden = tuple(look.sites[p.entry] for p in plan.places if _is_hidden(look, p.entry))
+            plan.conditional |= bool(plan.hidden)
+    if numeric and not model.hidden and not any(plan.hidden for plan in plans.values()):
         joined = _coupled(plans, updates, numeric)
         if joined and _coordinates(look, model, [*numeric, *joined]) <= NEWTON_LIMIT:
             for name in joined:
@@ -119,6 +123,14 @@ def _coupled(plans: Mapping[str, Plan], updates: Sequence[Update], numeric: Sequ
         if not fresh:
             return joined
         joined |= fresh
+
+
+def _is_hidden(look: Entries, entry: int) -> bool:
+    """Whether an entry has a hidden precision for every datum."""
+    if look.is_prior(entry):
+        return False
+    factor = look.complete.factors[entry]
+    return isinstance(factor.family, AbstractScaleMixture) and not factor.canonical
 
 
 def _closed_form(look: Entries, plan: Plan, parameter: Parameter) -> tuple[ClosedForm | None, str]:

@@ -11,6 +11,7 @@ import numpy as np
 
 from ._complete import CompleteData
 from ._evidence import Chain, Conjugate, Gaussian, Mixed, Observed, Quadrature
+from ._family import AbstractScaleMixture
 from ._links import expressions
 from ._model import Model
 from ._places import Plan
@@ -74,7 +75,7 @@ def page(
         ("Model", _model_lines(model)),
         ("Objective", _objective_lines(complete)),
         ("Expected sufficient statistics", _statistics_lines(complete, skeletons, statistics)),
-        ("E-step", _e_step_lines(model, evidences)),
+        ("E-step", [*_e_step_lines(model, evidences), *_hidden_lines(model, complete)]),
         ("M-step, in this order", _m_step_lines(complete, updates, plans)),
     ]
     declined = [Line(n, "; ".join(dict.fromkeys(p.declined))) for n, p in plans.items() if p.declined]
@@ -196,6 +197,21 @@ def _e_step_lines(model: Model, evidences: Sequence[Any]) -> list[Line]:
     masked = [n for n, s in model.sites.items() if s.role == "latent" and model.outputs[n]["mask"] is not None]
     if masked:
         lines.append(Line("masked", f"{', '.join(masked)}: an element that is masked out carries total weight 1"))
+    return lines
+
+
+def _hidden_lines(model: Model, complete: CompleteData) -> list[Line]:
+    """Sites with a hidden precision for every datum, which the updates weigh the data with."""
+    lines = []
+    for factor in complete.factors:
+        family = factor.family
+        if isinstance(family, AbstractScaleMixture) and not factor.canonical:
+            text = (
+                f"{model.sites[factor.site].distribution} is a {family.normal} with {family.mixing} for every datum, "
+                f"integrated in closed form; E[precision | {factor.site}] = {family.weight} with δ the standardised "
+                "distance weighs the data in each update, at the parameters that this one starts from"
+            )
+            lines.append(Line(factor.site, text))
     return lines
 
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 
-from ._family import AbstractFamily, AbstractKernel, Odds, Uniform, find_family, kernel_of
+from ._family import AbstractFamily, AbstractKernel, AbstractScaleMixture, Odds, Uniform, find_family, kernel_of
 from ._links import Program, is_concrete
 from ._types import Refusal
 from ._wrappers import element_shape, is_discrete, peel
@@ -54,8 +54,11 @@ class Site:
     constraint: Any = field(default=None, compare=False)
 
 
-def read_site(name: str, site: Mapping[str, Any], maximised: bool) -> Site:
-    """A site of NumPyro's trace as autoem sees it; a continuous latent has the role "continuous" for now."""
+def read_site(name: str, site: Mapping[str, Any], maximised: bool, augmented: bool = True) -> Site:
+    """A site of NumPyro's trace as autoem sees it; a continuous latent has the role "continuous" for now.
+
+    `augmented`: whether a hidden precision may be made use of.
+    """
     fn = site["fn"]
     peeled = peel(fn)
     base = peeled.base
@@ -69,11 +72,13 @@ def read_site(name: str, site: Mapping[str, Any], maximised: bool) -> Site:
     if role == "latent" and not is_discrete(base):
         role = "continuous"
     support = _support(name, base) if role == "latent" else None
+    family = find_family(base)
+    family = None if isinstance(family, AbstractScaleMixture) and not augmented else family
     return Site(
         name,
         role,
         type(base).__name__.removesuffix("Probs").removesuffix("Logits"),
-        find_family(base),
+        family,
         batch_shape,
         peeled.hidden,
         event_ndim,

@@ -205,7 +205,7 @@ def negative_binomial(x):
     observe(msf(weights, dist.NegativeBinomial2(means, concentration)), x)
 
 
-@case(_REAL, params={**_W, "locs": [-1.0, 1.4], "scale": 0.9}, closed=False)
+@case(_REAL, params={**_W, "locs": [-1.0, 1.4], "scale": 0.9})
 def student(x):
     weights, locs, scale = simplex("weights", 2), real("locs", 2), positive("scale")
     observe(msf(weights, dist.StudentT(4.0, locs, scale)), x)

@@ -333,6 +333,36 @@ ROWS: dict[str, Row] = {
         closed=("scale",),
         scipy=lambda x, a: st.laplace.logpdf(x, a["loc"], a["scale"]),
     ),
+    "StudentT": Row(
+        dist.StudentT,
+        {"df": positive, "loc": real, "scale": positive},
+        real,
+        scipy=lambda x, a: st.t.logpdf(x, a["df"], a["loc"], a["scale"]),
+    ),
+    "MultivariateStudentT": Row(
+        dist.MultivariateStudentT,
+        {"df": positive, "loc": vector, "scale_tril": cholesky},
+        vector,
+        scipy=lambda x, a: st.multivariate_t.logpdf(x, a["loc"], a["scale_tril"] @ a["scale_tril"].T, a["df"]),
+    ),
+    "Cauchy": Row(
+        dist.Cauchy,
+        {"loc": real, "scale": positive},
+        real,
+        scipy=lambda x, a: st.cauchy.logpdf(x, a["loc"], a["scale"]),
+    ),
+    "Logistic": Row(
+        dist.Logistic,
+        {"loc": real, "scale": positive},
+        real,
+        scipy=lambda x, a: st.logistic.logpdf(x, a["loc"], a["scale"]),
+    ),
+    "SoftLaplace": Row(
+        dist.SoftLaplace,
+        {"loc": real, "scale": positive},
+        real,
+        scipy=lambda x, a: st.hypsecant.logpdf(x, a["loc"], a["scale"]),
+    ),
     "HalfNormal": Row(
         dist.HalfNormal,
         {"scale": positive},

@@ -18,10 +18,12 @@ from ._conditional import (
     symmetrise as symmetrise,
 )
 from ._kernel import AbstractKernel as AbstractKernel, Odds as Odds, kernel_of as kernel_of
+from ._scale_mixture import AbstractScaleMixture as AbstractScaleMixture
 from .bernoulli import Bernoulli
 from .beta import Beta
 from .binomial import Binomial
 from .categorical import Categorical
+from .cauchy import Cauchy
 from .dirichlet import Dirichlet
 from .exponential import Exponential
 from .gamma import Gamma
@@ -32,12 +34,16 @@ from .inverse_gamma import InverseGamma
 from .laplace import Laplace
 from .latent_argument import LatentArgument as LatentArgument
 from .linear_gaussian import LinearGaussian as LinearGaussian
+from .logistic import Logistic
 from .multinomial import Multinomial
 from .multivariate_normal import MultivariateNormal as MultivariateNormal
+from .multivariate_student_t import MultivariateStudentT
 from .negative_binomial import NegativeBinomial
 from .normal import Normal as Normal
 from .pareto import Pareto
 from .poisson import Poisson
+from .soft_laplace import SoftLaplace
+from .student_t import StudentT
 from .uniform import Uniform as Uniform
 from .von_mises import VonMises
 from .weibull import Weibull
@@ -59,6 +65,11 @@ FAMILIES: tuple[type[AbstractFamily], ...] = (
     Dirichlet,
     VonMises,
     Laplace,
+    StudentT,
+    MultivariateStudentT,
+    Cauchy,
+    Logistic,
+    SoftLaplace,
     HalfNormal,
     Weibull,
     Pareto,
