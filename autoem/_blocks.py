@@ -23,10 +23,11 @@ from ._laid import Laid
 from ._links import Coordinates, Dependence, Program, analyse, is_concrete, own_coordinates, restricted
 from ._links._coordinates import collapse, merge
 from ._model import Model
-from ._points import axes_of, point_blocks, points_dependence, require_alone
+from ._point_cells import lay_out_points
+from ._points import axes_of, points_dependence, require_integrable
 from ._rows import Touch, gaussian_dependence, touches_of
 from ._sites import Site
-from ._types import Refusal, StaticArray
+from ._types import Declined, Refusal, StaticArray
 
 _TRACED = (
     " If it is reached through an index, that index is traced here (jit or vmap over the data) and hides which "
@@ -75,13 +76,11 @@ def build(model: Model) -> tuple[CompleteData, list[Block], list[Skeleton]]:
     skeletons = [_skeleton(model, s, choices[s.name], by_latent, by_parameter, touches[s.name], entrances.get(s.name))
                  for s in sites]  # fmt: skip
     met_by = {s.name: _points_met(model, s, choices[s.name], by_points) for s in sites}
-    axes = axes_of(model, met_by)
-    skeletons = [replace(s, met=met, latents=(axes[next(iter(met))],)) if (met := met_by[s.site.name]) else s
+    axes = axes_of(model, [(*met_by[s.site.name], *s.latents) for s in skeletons])
+    skeletons = [replace(s, met=met, latents=(axes[next(iter(met))], *s.latents)) if (met := met_by[s.site.name]) else s
                  for s in skeletons]  # fmt: skip
     complete, designs = complete_data(model, program, skeletons, by_latent, axes)
-    blocks = _group(model, complete, skeletons, designs)
-    blocks += [Block(engine, engine, at) for engine, at in point_blocks(model, complete, skeletons, axes)]
-    return complete, blocks, skeletons
+    return complete, _group(model, complete, skeletons, designs, axes), skeletons
 
 
 def _points_met(model: Model, site: Site, why: str, by_points: Mapping[int, Dependence]) -> dict[str, Coordinates]:
@@ -89,7 +88,7 @@ def _points_met(model: Model, site: Site, why: str, by_points: Mapping[int, Depe
     numbers = numbers_of(site, model.outputs[site.name], not why)
     met = _site_coordinates(site, numbers, model.program, by_points)
     if met:
-        require_alone(model, site, met, by_points)
+        require_integrable(model, site, met, by_points)
     return met
 
 
@@ -182,8 +181,9 @@ def _steps(found: Mapping[int, Dependence], numbers: Mapping[str, tuple[int, int
 
 
 def _group(
-    model: Model, complete: CompleteData, skeletons: Sequence[Skeleton], designs: Mapping[str, Design]
-) -> list[Block]:
+    model: Model, complete: CompleteData, skeletons: Sequence[Skeleton], designs: Mapping[str, Design],
+    axes: Mapping[str, str],
+) -> list[Block]:  # fmt: skip
     """Connected latents form a block; factors without latents form one more."""
     factors = complete.factors
     relevant = list(zip(factors, skeletons[: len(factors)], strict=True))
@@ -197,9 +197,17 @@ def _group(
     for name, read in model.reads.items():
         together.join(read.latent, name)
     blocks = []
-    for root in dict.fromkeys(together.find(n) for n in (*model.latents, *model.gaussians, *model.conjugates)):
+    everything = (*model.latents, *model.gaussians, *model.conjugates, *axes.values())
+    for root in dict.fromkeys(together.find(n) for n in everything):
         members = [n for n in model.axes if together.find(n) == root]
         positions = [i for i, names in enumerate(hidden) if names and together.find(names[0]) == root]
+        numerical = [n for n in axes if together.find(axes[n]) == root]
+        if numerical:
+            _require_numerical(model, numerical, members, [n for n in everything if together.find(n) == root])
+            sites = [(i, *relevant[i]) for i in positions]
+            engine, at = lay_out_points(model, sites, numerical, members, axes[numerical[0]])
+            blocks.append(Block(engine, engine, at))
+            continue
         plain = [i for i in positions if not _continuous(relevant[i][1])]
         own = [relevant[i] for i in plain], members, [shapes[i] for i in plain]
         touching = [i for i in positions if i not in plain]
@@ -217,16 +225,20 @@ def _group(
         gaussians, conjugates = ([n for n in names if together.find(n) == root]
                                  for names in (model.gaussians, model.conjugates))  # fmt: skip
         if gaussians and conjugates:
-            raise Refusal(
+            why = (
                 f"The Gaussian latent {gaussians[0]!r} and the {model.sites[conjugates[0]].distribution} latent "
-                f"{conjugates[0]!r} depend on the same discrete latent {members[0]!r}: autoem does not sum over it "
-                "with latents of both kinds."
+                f"{conjugates[0]!r} depend on the same discrete latent {members[0]!r}: there is no exact sum over it "
+                "with latents of both kinds"
             )
+            raise Declined(dict.fromkeys((*gaussians, *conjugates), why))
         held = [relevant[i] for i in touching]
-        if gaussians:
-            laid = _lay_out(model, complete, held, touching, gaussians, members, designs)
-        else:
-            laid = lay_out_conjugate(model, conjugates, held, [shapes[i] for i in touching])
+        try:
+            if gaussians:
+                laid = _lay_out(model, complete, held, touching, gaussians, members, designs)
+            else:
+                laid = lay_out_conjugate(model, conjugates, held, [shapes[i] for i in touching])
+        except Refusal as refusal:
+            raise Declined(dict.fromkeys((*gaussians, *conjugates), str(refusal))) from refusal
         fast, full = laid.fast, laid.full
         if members:
             states = {n: laid.states[n] for n in members if n in laid.states}
@@ -239,6 +251,26 @@ def _group(
         evidence = Observed(tuple(factors[i] for i in outright), tuple(shapes[i] for i in outright))
         blocks.append(Block(evidence, evidence, outright))
     return blocks
+
+
+def _require_numerical(model: Model, numerical: Sequence[str], members: Sequence[str], found: Sequence[str]) -> None:
+    """Everything in a block with latents that are integrated numerically must go with them.
+
+    Raises:
+        Refusal: discrete latents along a scan.
+        Declined: latents of an exact engine in the same block: through a discrete latent, then.
+    """
+    chained = [m for m in members if in_chain(model, m)]
+    if chained:
+        raise Refusal(
+            f"The continuous latent {numerical[0]!r}, which no exact engine takes ({model.points[numerical[0]]}), "
+            f"depends on the chain {model.reads[chained[0]].latent!r}, or that on it: autoem does not sum over paths "
+            "at every point of a quadrature."
+        )
+    exact = [n for n in found if n in model.gaussians or n in model.conjugates]
+    if exact:
+        why = f"depends on the same discrete latent {members[0]!r} as {numerical[0]!r}, which is integrated numerically"
+        raise Declined(dict.fromkeys(exact, why))
 
 
 def _continuous(skeleton: Skeleton) -> tuple[str, ...]:

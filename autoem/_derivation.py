@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -19,7 +19,7 @@ from ._places import Plan
 from ._points import settled
 from ._recognise import recognise
 from ._render import Page, page
-from ._types import Array, Params
+from ._types import Array, Declined, Params, Refusal
 from ._update import ClosedForm, Update
 
 
@@ -70,23 +70,29 @@ class Machine(eqx.Module):
         total = jnp.zeros(())
         for evidence, at, data in zip(self.evidences, self.positions, prepared, strict=True):
             if isinstance(evidence, Quadrature):
-                total = total + evidence.log_evidence(self.reader(params, at), self.frozen(params, at))
+                read, slots = self.seen(evidence, params, at)
+                frozen, _ = self.seen(evidence, jax.lax.stop_gradient(params), at)
+                total = total + evidence.log_evidence(read, frozen, slots)
             else:
                 total = total + evidence.log_evidence([inputs[i] for i in at], data)
         return total
 
-    def reader(self, params: Params, at: Sequence[int]) -> Read:
-        """Arguments of some factors as a function of the latents that are integrated numerically."""
+    def seen(self, engine: Quadrature, params: Params, at: Sequence[int]) -> tuple[Read, list[Any]]:
+        """What a quadrature wants: arguments of the sites with continuous latents as a function of these, and slots of
+        the others.
+
+        Args:
+            engine: the quadrature.
+            params: the parameters.
+            at: positions of its sites.
+        """
 
         def read(points: dict[str, Any]) -> list[Any]:
             arguments = self.complete.at(points).arguments(params)
-            return [arguments[i] for i in at]
+            return [arguments[i] for i in at[: engine.count]]
 
-        return read
-
-    def frozen(self, params: Params, at: Sequence[int]) -> Read:
-        """The same, constant as far as derivatives are concerned."""
-        return self.reader(jax.lax.stop_gradient(params), at)
+        inputs = self.complete.inputs(params)
+        return read, [inputs[i] for i in at[engine.count :]]
 
     def objective(self, params: Params) -> Array:
         """What EM climbs: the log-likelihood plus the log priors."""
@@ -98,9 +104,10 @@ class Machine(eqx.Module):
         total, statistics, points = jnp.zeros(()), [None] * len(inputs), {}
         for evidence, at, data in zip(self.evidences, self.positions, prepared, strict=True):
             if isinstance(evidence, Quadrature):
-                placed = evidence.points(self.reader(params, at))
+                read, slots = self.seen(evidence, params, at)
+                placed = evidence.points(read, slots)
                 points |= placed.values
-                found = evidence.expected_statistics(placed, self.reader(params, at)(placed.values))
+                found = evidence.expected_statistics(placed, read(placed.values))
                 value = placed.total
             else:
                 value, found = evidence.expected_statistics([inputs[i] for i in at], data)
@@ -236,6 +243,11 @@ class Derivation:
         size = len(site.support)
         family = "bernoulli" if site.binary else "categorical"
         for evidence in self.machine.evidences:
+            if isinstance(evidence, Quadrature) and name in evidence.discrete:
+                inner = name in evidence.summed.latents
+                how = "at every point of" if inner else "above the cells of"
+                reason = f"summed over its {size} values {how} the quadrature of {', '.join(evidence.names)}"
+                return Found(family, "enumeration", False, reason)
             if isinstance(evidence, Chain) and any(name == n for n, _, _ in evidence.shape.latents):
                 reason = f"summed along its {evidence.shape.length} steps, {size} values each"
                 return Found(family, "forward-backward", True, reason)
@@ -276,7 +288,7 @@ def _conjugate(own: Skeleton, skeletons: Sequence[Skeleton]) -> Found:
 
 def _point_shapes(machine: Machine) -> dict[str, Any]:
     real = jnp.result_type(float)
-    return {seat.name: jax.ShapeDtypeStruct((e.nodes**e.dims, *seat.shape), real)
+    return {seat.name: jax.ShapeDtypeStruct((e.size, *seat.shape), real)
             for e, _ in machine.quadratures for seat in e.seats}  # fmt: skip
 
 
@@ -302,6 +314,22 @@ def _parameter(plan: Plan, estimated: bool) -> Found:
     return Found(_parameter_family(plan), method, not estimated, reason, declined)
 
 
+def _built(model: Model) -> tuple[Model, Any]:
+    """The model with all latents that no exact engine takes among its `points`, and what `build` makes of it."""
+    why: Declined | None = None
+    while True:
+        try:
+            model = settled(model, declined(model))
+            return model, build(model)
+        except Declined as refusal:
+            why = refusal
+            model = replace(model, points={**model.points, **refusal.latents})
+        except Refusal as refusal:
+            if why is None or str(refusal) == str(why):
+                raise
+            raise Refusal(f"{why} Nor are they integrated numerically: {refusal}") from refusal
+
+
 def derive(
     model: Callable[..., Any],
     args: Sequence[Any],
@@ -324,8 +352,7 @@ def derive(
         Refusal: a part that autoem cannot do exactly.
     """
     read = read_model(model, args, kwargs, maximize, flat, leaves, augmented)
-    read = settled(read, declined(read))
-    complete, blocks, skeletons = build(read)
+    read, (complete, blocks, skeletons) = _built(read)
     updates, plans = recognise(read, complete, {s.site.name: s.why for s in skeletons})
     positions = tuple(b.positions for b in blocks)
     machine = Machine(complete, tuple(b.evidence for b in blocks), positions, tuple(updates))

@@ -91,7 +91,8 @@ def lay_out_discrete(
         Refusal: no order of elimination is tractable.
     """
     if extra is not None:
-        relevant, shapes = [*relevant, extra[:2]], [*shapes, extra[2]]
+        relevant = [*relevant, extra[:2]]
+        shapes = None if shapes is None else [*shapes, extra[2]]
     same = Union()
     gathers: list[dict[str, Any]] = []
     for factor, skeleton in relevant:

@@ -107,7 +107,7 @@ def complete_data(
     numbers = [i for w in wanted.values() for i, _ in w.values()] + [i for e in extras.values() for i in e.values()]
 
     points = {n: starting_point(model.sites[n], model.avals[n]) for n in axes}
-    order = (*model.axes, *dict.fromkeys(axes.values()))
+    order = (*dict.fromkeys(axes.values()), *model.axes)
 
     def arguments(*given: Any) -> list[dict[str, Any]]:
         count = len(model.parameters)

@@ -17,25 +17,44 @@ from ._types import Array, Key, Params
 @eqx.filter_jit
 def weighted_points(machine: Machine, params: Params) -> list[Points]:
     """The points of every quadrature, and their weights."""
-    return [e.points(machine.reader(params, at)) for e, at in machine.quadratures]
+    return [e.points(*machine.seen(e, params, at)) for e, at in machine.quadratures]
 
 
 @eqx.filter_jit
-def point_modes(machine: Machine, params: Params) -> dict[str, Array]:
-    """The most probable values."""
+def discrete_marginals(machine: Machine, params: Params) -> dict[str, Array]:
+    """Probabilities of the discrete latents in blocks with a quadrature: (values, dims...)."""
     found: dict[str, Array] = {}
     for engine, at in machine.quadratures:
-        found |= engine.mode(machine.reader(params, at))
+        if engine.discrete:
+            found |= engine.marginals(*machine.seen(engine, params, at))
     return found
 
 
 @eqx.filter_jit
-def point_draws(machine: Machine, key: Key, params: Params, num_samples: int) -> dict[str, Array]:
-    """Draws (num_samples, *shape) by importance resampling."""
-    found: dict[str, Array] = {}
+def point_modes(machine: Machine, params: Params) -> tuple[dict[str, Array], dict[str, Array]]:
+    """The most probable values of the continuous latents, and states of the discrete ones beside them."""
+    values: dict[str, Array] = {}
+    states: dict[str, Array] = {}
+    for engine, at in machine.quadratures:
+        found, chosen = engine.mode(*machine.seen(engine, params, at))
+        values |= found
+        states |= chosen
+    return values, states
+
+
+@eqx.filter_jit
+def point_draws(
+    machine: Machine, key: Key, params: Params, num_samples: int
+) -> tuple[dict[str, Array], dict[str, Array]]:
+    """Draws of the continuous latents (num_samples, *shape), and of the states of the discrete ones beside them."""
+    values: dict[str, Array] = {}
+    states: dict[str, Array] = {}
     for number, (engine, at) in enumerate(machine.quadratures):
-        found |= engine.resampled(machine.reader(params, at), jax.random.fold_in(key, number), num_samples)
-    return found
+        here = jax.random.fold_in(key, number)
+        found, chosen = engine.resampled(*machine.seen(engine, params, at), here, num_samples)
+        values |= found
+        states |= chosen
+    return values, states
 
 
 def point_distributions(machine: Machine, params: Params, sites: dict[str, Site]) -> dict[str, dist.Distribution]:

@@ -28,7 +28,7 @@ from ._gaussian_posterior import (
     gaussian_mode,
 )
 from ._model import Model
-from ._points_posterior import point_distributions, point_draws, point_modes
+from ._points_posterior import discrete_marginals, point_distributions, point_draws, point_modes
 from ._types import Array, Key, Params
 
 
@@ -40,7 +40,7 @@ def _marginals(
     state weights and coefficients.
     """
     inputs = machine.complete.inputs(params)
-    found: dict[str, Array] = {}
+    found = discrete_marginals(machine, params)
     continuous: dict[str, Any] = {}
     for evidence, at in zip(machine.evidences, machine.positions, strict=True):
         own = [inputs[i] for i in at]
@@ -125,13 +125,15 @@ def _distribution(support: np.ndarray, binary: bool, probs: Array) -> Any:
 
 
 def values(model: Model, states: dict[str, Array]) -> dict[str, Array]:
-    """Support values, shaped like the sites, from state indices over the axes longer than 1."""
+    """Values of those latents that are there, shaped like the sites: of discrete ones from state indices over the axes
+    longer than 1.
+    """
     result = {}
-    for name in model.latents:
+    for name in (n for n in model.latents if n in states):
         aval = model.avals[name]
         support = jnp.asarray(model.hidden[name].support, aval.dtype)
         result[name] = jnp.reshape(support[states[name]], aval.shape)
-    for name in (*model.gaussians, *model.conjugates):
+    for name in (n for n in (*model.gaussians, *model.conjugates) if n in states):
         result[name] = jnp.reshape(states[name], model.avals[name].shape)
     return result
 
@@ -143,8 +145,8 @@ def joint_states(derivation: Derivation, params: Params, key: Key | None) -> tup
 
 def decode(derivation: Derivation, params: Params) -> dict[str, Array]:
     """The most probable joint assignment."""
-    found = values(derivation.model, joint_states(derivation, params, None)[0])
-    return found | point_modes(derivation.detailed, params)
+    numerical, states = point_modes(derivation.detailed, params)
+    return values(derivation.model, joint_states(derivation, params, None)[0] | states) | numerical
 
 
 def sample(derivation: Derivation, rng_key: Key, params: Params, num_samples: int) -> dict[str, Array]:
@@ -152,8 +154,12 @@ def sample(derivation: Derivation, rng_key: Key, params: Params, num_samples: in
     if num_samples < 1:
         raise ValueError(f"num_samples must be at least 1, got {num_samples}.")
     keys = jax.random.split(rng_key, num_samples)
-    draw = jax.vmap(lambda key: values(derivation.model, joint_states(derivation, params, key)[0]))
-    return draw(keys) | point_draws(derivation.detailed, jax.random.fold_in(rng_key, 1), params, num_samples)
+    numerical, states = point_draws(derivation.detailed, jax.random.fold_in(rng_key, 1), params, num_samples)
+
+    def draw(key: Key, given: dict[str, Array]) -> dict[str, Array]:
+        return values(derivation.model, joint_states(derivation, params, key)[0] | given)
+
+    return jax.vmap(draw)(keys, states) | numerical
 
 
 def raise_impossible(derivation: Derivation, params: Params, total: float) -> NoReturn:

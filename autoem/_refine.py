@@ -20,7 +20,7 @@ from ._types import Array, Params
 
 @eqx.filter_jit
 def _compared(machine: Machine, params: Params) -> list[Array]:
-    return [engine.compared(machine.reader(params, at)) for engine, at in machine.quadratures]
+    return [engine.compared(*machine.seen(engine, params, at)) for engine, at in machine.quadratures]
 
 
 def _next(engine: Quadrature) -> int | None:

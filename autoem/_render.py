@@ -228,8 +228,14 @@ def _chain_line(evidence: Chain) -> Line:
 
 
 def _quadrature_line(evidence: Quadrature) -> Line:
-    label, sites = ", ".join(evidence.names), " ".join(f"p({f.site})" for f in evidence.factors)
-    text = f"log ∫ {sites} d{label}, cell by cell: {evidence.describe()}; the statistics are averages over the points"
+    label, sites = ", ".join(evidence.names), " ".join(f"p({f.site})" for f in evidence.summed.factors)
+    inner = f"Σ_{{{', '.join(evidence.summed.latents)}}} " if evidence.summed.latents else ""
+    text = f"log ∫ {inner}{sites} d{label}, cell by cell: {evidence.describe()}; the statistics are averages over the "
+    text += "points"
+    if evidence.above is not None:
+        above = " ".join(f"p({f.site})" for f in evidence.above.factors[:-1])
+        names = ", ".join(n for n, _, _ in evidence.above.layout.latents)
+        text += f"; over them log Σ_{{{names}}} {above} times the cells' evidence, summed exactly"
     latex = (
         rf"L = \sum_c \log \sum_m w_m f_c(u_{{cm}}), \quad u_{{cm}} = \hat u_c + R_c t_m, \quad {_tex(label)} = g(u)"
     )

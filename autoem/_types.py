@@ -18,6 +18,18 @@ class Refusal(NotImplementedError):
     """A model, or a part of it, that autoem declines; the message says which site, why, and what to do."""
 
 
+class Declined(Refusal):
+    """Exact engines decline some latents; another way to integrate them may be open.
+
+    Attributes:
+        latents: which, and why.
+    """
+
+    def __init__(self, latents: Mapping[str, str]) -> None:
+        Refusal.__init__(self, next(iter(latents.values())))
+        self.latents = latents
+
+
 class StaticArray:
     """A NumPy array that is part of a structure: hashable, equal by content."""
 

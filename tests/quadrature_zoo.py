@@ -7,7 +7,7 @@ that is how the oracle integrates, over a dense grid, on NumPyro's own log densi
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import jax.numpy as jnp
@@ -27,6 +27,7 @@ class Case:
         grids: per scalar coordinate of a group's latents, where its values run: the oracle's axes.
         latents: the grid's coordinates -> values of the group's latents.
         split: data -> list of the data of every group.
+        states: data of one group -> all joint values of its discrete latents.
     """
 
     model: Callable[..., Any]
@@ -35,7 +36,7 @@ class Case:
     grids: list[np.ndarray]
     latents: Callable[..., dict[str, Any]]
     split: Callable[..., list[tuple[Any, ...]]]
-    start: dict[str, Any] = field(default_factory=dict)
+    states: Callable[..., list[dict[str, Any]]] = lambda *_: [{}]
 
 
 def by_group(g, *columns):

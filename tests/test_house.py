@@ -44,6 +44,7 @@ LAYERS = (
     "_chains",
     "_discrete",
     "_points",
+    "_point_cells",
     "_blocks",
     "_places",
     "_locations",

@@ -12,6 +12,9 @@ import numpyro.distributions as dist
 import pytest
 from numpy.testing import assert_allclose
 from numpyro import handlers
+from numpyro.contrib.control_flow import scan
+from numpyro.distributions import constraints
+from quadrature_oracle import Oracle, at
 from quadrature_zoo import CASES, GROUP, positive
 from scipy import optimize, stats
 
@@ -19,52 +22,6 @@ import autoem
 from autoem._refine import refined
 
 KEY = jax.random.key(0)
-
-
-class Oracle:
-    """Log-likelihood and posterior moments of a case by rectangles, group after group; nothing of autoem."""
-
-    def __init__(self, case, maximised=()):
-        self.case, self.maximised = case, maximised
-        self.points = [jnp.asarray(p) for p in np.meshgrid(*case.grids, indexing="ij")]
-        self.log_weight = np.log(np.prod([g[1] - g[0] for g in case.grids]))
-        self.groups = case.split(*case.args)
-
-    def joint(self, params, args, jacobian=True):
-        """log p(x, z) of one group over the grid. A grid of log z is a grid of z, weighted by z."""
-
-        def at(*z):
-            latents = self.case.latents(*z)
-            seeded = handlers.seed(handlers.substitute(self.case.model, data={**params, **latents}), 0)
-            found = handlers.trace(seeded).get_trace(*args)
-            total = sum(jnp.log(v).sum() for v in latents.values() if jacobian and "rate" in latents)
-            for name, site in found.items():
-                if site["type"] == "sample" and name not in self.maximised:
-                    total = total + jnp.sum(site["fn"].log_prob(site["value"]))
-            return total
-
-        flat = jax.vmap(at)(*[p.ravel() for p in self.points])
-        return flat.reshape(self.points[0].shape) + self.log_weight
-
-    def log_likelihood(self, params):
-        params = {n: jnp.asarray(v, float) for n, v in params.items()}
-        return sum(jax.nn.logsumexp(self.joint(params, args)) for args in self.groups)
-
-    def moments(self, params, name):
-        """Mean and variance of a latent's elements, group after group."""
-        values = jax.vmap(lambda *z: self.case.latents(*z)[name])(*[p.ravel() for p in self.points])
-        values = values.reshape(values.shape[0], -1)
-        means, variances = [], []
-        for args in self.groups:
-            probs = jax.nn.softmax(self.joint(params, args).ravel())
-            mean = probs @ values
-            means.append(mean)
-            variances.append(probs @ (values - mean) ** 2)
-        return np.asarray(means), np.asarray(variances)
-
-
-def at(case):
-    return {n: jnp.asarray(v, float) for n, v in case.params.items()}
 
 
 @pytest.fixture(scope="module")
@@ -325,12 +282,27 @@ def walk(y):
         numpyro.sample(f"y_{t}", dist.Poisson(jnp.exp(state)), obs=y[0, 0])
 
 
-def discrete_beside(y):
-    rate = positive("rate", 1.0)
-    with numpyro.plate("data", 4):
-        k = numpyro.sample("k", dist.Bernoulli(0.3))
-        z = numpyro.sample("z", dist.Gamma(2.0, rate))
-        numpyro.sample("y", dist.Normal(z * (1.0 + k), 1.0), obs=y[0])
+def class_of_items(y):
+    """The class of an item meets every person, and that of a person every item."""
+    w = numpyro.param("w", jnp.ones(2) / 2, constraint=constraints.simplex)
+    with numpyro.plate("items", 4, dim=-1):
+        k = numpyro.sample("k", dist.Categorical(w))
+    with numpyro.plate("people", 5, dim=-2):
+        ability = numpyro.sample("ability", dist.Normal(0.0, 1.0))
+    with numpyro.plate("people", 5, dim=-2), numpyro.plate("items", 4, dim=-1):
+        numpyro.sample("y", dist.Bernoulli(logits=ability * (1.0 + k)), obs=y)
+
+
+def chain_beside(y):
+    w, tau = numpyro.param("w", jnp.ones((2, 2)) / 2, constraint=constraints.simplex), positive("tau", 1.0)
+    b = numpyro.sample("b", dist.Normal(0.0, tau))
+
+    def step(state, now):
+        z = numpyro.sample("z", dist.Categorical(w[state]))
+        numpyro.sample("y", dist.Poisson(jnp.exp(b + z)), obs=now)
+        return z, None
+
+    scan(step, 0, y[:, 0])
 
 
 def masked_latent(y):
@@ -373,7 +345,8 @@ def mask_depends(y):
 @pytest.mark.parametrize(
     ("model", "what"),
     [
-        (crossed, "9 dimensions"), (walk, "6 dimensions"), (discrete_beside, "discrete latent 'k'"),
+        (crossed, "9 dimensions"), (walk, "6 dimensions"), (class_of_items, "discrete latents 'k'"),
+        (chain_beside, "the chain 'z'"),
         (masked_latent, "'z' is masked"), (scaled_latent, "'z' is scaled"), (angle, "real line"),
         (moving_support, "bounds that are computed"), (mask_depends, "mask of site 'y'"),
     ],

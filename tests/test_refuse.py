@@ -437,17 +437,6 @@ def test_crossed_effects_without_conjugacy():
     must_refuse(model, (np.ones((3, 4), int),), ["rows", "columns"])
 
 
-def test_continuous_latent_beside_a_discrete_one():
-    def model(x):
-        weights, locs = simplex("weights", 2), real("locs", 2)
-        with numpyro.plate("data", len(x)):
-            z = numpyro.sample("z", dist.Categorical(weights))
-            shift = numpyro.sample("shift", dist.Cauchy(0.0, 1.0))
-            numpyro.sample("x", dist.Normal(locs[z] + jnp.sin(shift), 1.0), obs=x)
-
-    must_refuse(model, (X,), ["shift"])
-
-
 @pytest.mark.parametrize(
     "law", [dist.Poisson(2.0), dist.Geometric(0.3), dist.NegativeBinomialProbs(2, 0.4)], ids=lambda d: type(d).__name__
 )

@@ -11,3 +11,4 @@ from .gaussian import Gaussian as Gaussian
 from .mixed import Mixed as Mixed
 from .observed import Observed as Observed
 from .quadrature import LADDER as LADDER, Points as Points, Quadrature as Quadrature, Read as Read, Seat as Seat
+from .summed import Summed as Summed

@@ -53,6 +53,11 @@ def log_sum_exp(table: Any) -> jax.Array:
     return jax.nn.logsumexp(table, axis=0)
 
 
+def added_up(_: str, table: Any) -> jax.Array:
+    """What becomes of a table without latents: all of it is added up."""
+    return jnp.sum(table)
+
+
 def maximum(table: Any) -> jax.Array:
     """The reduction for the most probable joint assignment."""
     return jnp.max(table, axis=0)
@@ -143,6 +148,7 @@ def eliminate(
     variables: Mapping[str, Variable],
     sizes: Mapping[str, int],
     reduction: Callable[[Any], jax.Array] = log_sum_exp,
+    finish: Callable[[str, Any], jax.Array] = added_up,
 ) -> tuple[jax.Array, list[Step]]:
     """Sum (or maximise) every latent out.
 
@@ -151,6 +157,7 @@ def eliminate(
         variables: the latents, by name.
         sizes: length of every dimension.
         reduction: over the leading axis: `log_sum_exp` or `maximum`.
+        finish: (the latent eliminated last, what is left over its dimensions) -> what that adds to the result.
 
     Returns:
         The log of the sum, and the steps in order.
@@ -158,17 +165,17 @@ def eliminate(
     Raises:
         Refusal: if no order keeps every table inside the plates of a latent.
     """
-    total: Any = jnp.zeros(())
+    result: Any = jnp.zeros(())
     pool: list[Table] = []
 
     def add(table: Table) -> None:
-        nonlocal total
+        nonlocal result
         table, rest = _scattered(_without_free_dims(table, variables), variables, sizes)
-        total = total + rest
+        result = result + rest
         if table.latents:
             pool.append(table)
         else:
-            total = total + jnp.sum(table.array)
+            result = result + jnp.sum(table.array)
 
     for table in tables:
         add(table)
@@ -195,9 +202,12 @@ def eliminate(
             scale = jnp.asarray(variable.scale)
             live = jnp.where(scale == 0, 1.0, scale)
             array = jnp.where(scale == 0, 0.0, live * reduction(table.array / live))
-        add(Table(array, others, table.dims, {n: i for n, i in table.gathered.items() if n in others}))
+        if others:
+            add(Table(array, others, table.dims, {n: i for n, i in table.gathered.items() if n in others}))
+        else:
+            result = result + finish(name, array)
         left.remove(name)
-    return total, steps
+    return result, steps
 
 
 def _given(step: Step, states: Mapping[str, Any], variables: Mapping[str, Variable]) -> jax.Array:

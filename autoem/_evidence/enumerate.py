@@ -15,6 +15,7 @@ from ._elimination import (
     Step,
     Table,
     Variable,
+    added_up,
     backtrack,
     eliminate,
     log_sum_exp,
@@ -102,9 +103,12 @@ class Enumeration(eqx.Module):
     def marginals(self, slots: Slots) -> dict[str, jax.Array]:
         """q(z = k) for every element of every latent: (values, dims...)."""
         prepared = tuple(f.statistics() for f in self.factors)
+        return jax.grad(lambda t: self._whole(slots, prepared, t))(self.blank())
+
+    def blank(self) -> dict[str, jax.Array]:
+        """A tilt that changes nothing."""
         sizes = dict(self.layout.sizes)
-        tilt = {n: jnp.zeros((k, *(sizes[d] for d in dims))) for n, k, dims in self.layout.latents}
-        return jax.grad(lambda t: self._whole(slots, prepared, t))(tilt)
+        return {n: jnp.zeros((k, *(sizes[d] for d in dims))) for n, k, dims in self.layout.latents}
 
     def choose(
         self, slots: Slots, pick: Callable[[str, jax.Array], jax.Array], reduction: Any = log_sum_exp
@@ -112,7 +116,7 @@ class Enumeration(eqx.Module):
         """Joint states (dims..., as indices of the support) and their log q."""
         prepared = tuple(f.statistics() for f in self.factors)
         _, steps = self._eliminate(slots, prepared, None, reduction)
-        return backtrack(steps, self._variables(), pick)
+        return backtrack(steps, self.variables(), pick)
 
     def mode(self, slots: Slots) -> dict[str, jax.Array]:
         """The most probable joint states."""
@@ -127,6 +131,11 @@ class Enumeration(eqx.Module):
         keys = {n: jax.random.fold_in(key, i) for i, (n, _, _) in enumerate(self.layout.latents)}
         return self.choose(slots, lambda n, log_p: jax.random.categorical(keys[n], log_p, axis=0))
 
+    def sizes(self, names: Sequence[str]) -> tuple[int, ...]:
+        """Number of values of some latents."""
+        known = {n: k for n, k, _ in self.layout.latents}
+        return tuple(known[n] for n in names)
+
     def order(self) -> list[str]:
         """Latents in the order in which they are eliminated."""
         return [step.name for step in self.plan()]
@@ -136,35 +145,38 @@ class Enumeration(eqx.Module):
         steps: list[Step] = []
 
         def run() -> Any:
-            triples = zip(self.factors, self.layout.dims, self.gathered, strict=True)
-            tables = [self._blank(*triple) for triple in triples]
-            steps.extend(self._reduce(tables, None, log_sum_exp)[1])
+            sizes = {n: k for n, k, _ in self.layout.latents} | dict(self.layout.sizes)
+            axes = [(*f.latents, *dims) for f, dims in zip(self.factors, self.layout.dims, strict=True)]
+            tables = [self.as_table(i, jnp.zeros([sizes[n] for n in names])) for i, names in enumerate(axes)]
+            steps.extend(self.reduce(tables, None, log_sum_exp)[1])
             return 0.0
 
         jax.eval_shape(run)
         return steps
 
-    def _blank(self, factor: Factor, dims: tuple[str, ...], gathered: Any) -> Table:
-        sizes = {n: k for n, k, _ in self.layout.latents} | dict(self.layout.sizes)
-        return Table(jnp.zeros([sizes[n] for n in (*factor.latents, *dims)]), factor.latents, dims, _indices(gathered))
+    def as_table(self, position: int, array: Any) -> Table:
+        """log f of the factor at this position (values..., kept axes...), with what the axes mean."""
+        dims, gathered = self.layout.dims[position], self.gathered[position]
+        return Table(array, self.factors[position].latents, dims, {n: i.array for n, i in gathered})
 
-    def _variables(self) -> dict[str, Variable]:
+    def variables(self) -> dict[str, Variable]:
+        """The latents, as the elimination knows them."""
         return {n: Variable(n, k, dims, self.scales.get(n)) for n, k, dims in self.layout.latents}
 
     def _eliminate(self, slots: Slots, prepared: Any, tilt: Any, reduction: Any) -> tuple[Any, list[Step]]:
         tables = []
-        for factor, s, (features, base), dims, gathered in zip(
-            self.factors, slots, prepared, self.layout.dims, self.gathered, strict=True
-        ):
-            array = factor.table(s, features, base, factor.batch_shape)
-            tables.append(Table(array, factor.latents, dims, _indices(gathered)))
-        return self._reduce(tables, tilt, reduction)
+        for i, (factor, s, (features, base)) in enumerate(zip(self.factors, slots, prepared, strict=True)):
+            tables.append(self.as_table(i, factor.table(s, features, base, factor.batch_shape)))
+        return self.reduce(tables, tilt, reduction)
 
-    def _reduce(self, tables: list[Table], tilt: Any, reduction: Any) -> tuple[Any, list[Step]]:
-        variables = self._variables()
+    def reduce(
+        self, tables: list[Table], tilt: Any, reduction: Any, finish: Callable[[str, Any], Array] = added_up
+    ) -> tuple[Any, list[Step]]:
+        """Eliminate the latents from tables, with what `tilt` adds. See `eliminate`."""
+        variables = self.variables()
         for name, array in (tilt or {}).items():
             tables = [*tables, Table(array, (name,), variables[name].dims)]
-        return eliminate(tables, variables, dict(self.layout.sizes), reduction)
+        return eliminate(tables, variables, dict(self.layout.sizes), reduction, finish)
 
     def _whole(self, slots: Slots, prepared: Any, tilt: Any) -> jax.Array:
         prepared = tuple(f.statistics() for f in self.factors) if prepared is None else prepared
@@ -191,7 +203,7 @@ class Enumeration(eqx.Module):
             tables.append(Table(array, factor.latents, dims))
         sizes = dict(self.layout.sizes) | {dim: rows}
         variables = {}
-        for name, variable in self._variables().items():
+        for name, variable in self.variables().items():
             scale = variable.scale
             if scale is not None and dim in variable.dims and jnp.ndim(scale):
                 axis = variable.dims.index(dim)
@@ -199,10 +211,6 @@ class Enumeration(eqx.Module):
                     scale = jax.lax.dynamic_slice_in_dim(scale, start, rows, axis)
             variables[name] = Variable(name, variable.size, variable.dims, scale)
         return eliminate(tables, variables, sizes)[0]
-
-
-def _indices(gathered: tuple[tuple[str, StaticArray], ...]) -> dict[str, Any]:
-    return {name: index.array for name, index in gathered}
 
 
 def chunk_for(factors: Sequence[Factor], layout: Layout, slot_shapes: Sequence[tuple[int, ...]]) -> Any:

@@ -9,13 +9,17 @@ m the mode of f and (t_m, w_m) the Gauss-Hermite rule of weight exp(-t²/2): exa
 of degree 2n - 1 (Liu and Pierce 1994; Pinheiro and Bates 1995). In one dimension many nodes are spread by another rule,
 that of `_rule`. The points are placed at the current parameters and
 then held, so that derivatives of L and the expected statistics are those of one and the same weighted sum.
+
+Discrete latents go one of two ways. Those of which a cell meets a single element are held fixed while the cell is
+integrated, once for every state k, about the mode that it has then; L = log Σ_k p(k) Π_c (evidence of cell c | k) is an
+elimination in which the cells' evidence is one more factor. All others are summed out exactly at every point.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 import equinox as eqx
 import jax
@@ -23,8 +27,12 @@ import jax.numpy as jnp
 import numpy as np
 from numpyro.distributions import biject_to
 
-from .._types import Array, Key, Leaf
+from .._types import Array, Key, Leaf, StaticArray
+from ._elimination import log_sum_exp, maximum
 from ._factor import Factor
+from ._modes import climb, eigen
+from .enumerate import Enumeration
+from .summed import Summed
 
 Read: TypeAlias = Callable[[dict[str, Any]], list[Any]]
 """Values of the latents with one leading axis -> aligned arguments of the block's factors, values included."""
@@ -41,9 +49,6 @@ _REACH = 4.9
 
 _NOTHING = 1e-40
 """Weight under which a point does not count."""
-
-_NEWTON_STEPS = 60
-"""Most Newton steps towards a mode."""
 
 _STARTS = (0.75, 2.0, 6.0)
 """Distances from the origin of free coordinates at which the search for the mode may start."""
@@ -84,41 +89,47 @@ class Seat(eqx.Module):
 
 
 class Points(eqx.Module):
-    """Points and what they weigh.
+    """Points and what they weigh. L: joint states of the discrete latents that are held fixed.
 
     Attributes:
-        u: in free coordinates (M, cells, d).
-        values: per latent, (M, *shape).
-        log_weight: of the rule (M, cells), -inf where a point does not count.
-        weights: posterior (M, cells), summing to 1 over the points of a cell.
+        u: in free coordinates (L, M, cells, d).
+        values: per latent, (L M, *shape).
+        log_weight: of the rule (L, M, cells), -inf where a point does not count.
+        weights: posterior (L M, cells), summing to 1 over the points of a cell.
+        tables: log evidence of every cell given each joint state (L, cells).
         total: the log evidence.
+        above: expected statistics of the sites that hold none of the continuous latents.
     """
 
     u: Array
     values: dict[str, Array]
     log_weight: Array
     weights: Array
+    tables: Array
     total: Array
+    above: list[Array]
 
 
 class Quadrature(eqx.Module):
     """L = Σ_cells log ∫ Π f, each integral by a product rule of `nodes` points per dimension.
 
     Attributes:
-        factors: the block's sites.
-        met: per factor, the cell of each of its elements: over the batch axes, of length 1 where they agree.
-        seats: the latents.
+        summed: the sites of the cells, discrete latents summed out.
+        seats: the continuous latents.
         real: (cells, d) 1 where a cell has such a coordinate; the others are standard normal by themselves.
         nodes: per dimension.
         axis: name of the points' axis.
+        above: the engine of the discrete latents that are held fixed; its last factor is the table of cells.
+        elements: per latent that is held fixed, the flat number of its element that each cell meets, -1 for none.
     """
 
-    factors: tuple[Factor, ...]
-    met: tuple[Leaf, ...]
+    summed: Summed
     seats: tuple[Seat, ...]
     real: Leaf
     nodes: int = eqx.field(static=True)
     axis: str = eqx.field(static=True)
+    above: Enumeration | None = None
+    elements: dict[str, StaticArray] = eqx.field(static=True, default_factory=dict)
 
     method = "quadrature"
 
@@ -128,8 +139,24 @@ class Quadrature(eqx.Module):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The latents."""
+        """The continuous latents."""
         return tuple(seat.name for seat in self.seats)
+
+    @property
+    def discrete(self) -> tuple[str, ...]:
+        """The discrete latents: those that are summed out at every point, then those above the cells."""
+        above = () if self.above is None else tuple(n for n, _, _ in self.above.layout.latents)
+        return (*self.summed.latents, *above)
+
+    @property
+    def factors(self) -> tuple[Factor, ...]:
+        """The block's sites: those of the cells first."""
+        return (*self.summed.factors, *(() if self.above is None else self.above.factors[:-1]))
+
+    @property
+    def count(self) -> int:
+        """Number of sites of the cells."""
+        return len(self.summed.factors)
 
     @property
     def dims(self) -> int:
@@ -141,11 +168,30 @@ class Quadrature(eqx.Module):
         """Number of cells."""
         return self.real.shape[0]
 
+    @property
+    def states(self) -> np.ndarray:
+        """The joint states of the discrete latents that are held fixed: (L, latents)."""
+        sizes = self._sizes
+        return np.stack(np.unravel_index(np.arange(math.prod(sizes)), sizes), -1) if sizes else np.zeros((1, 0), int)
+
+    @property
+    def size(self) -> int:
+        """Number of points L M."""
+        return len(self.states) * self.nodes**self.dims
+
+    @property
+    def _sizes(self) -> tuple[int, ...]:
+        """Number of states of every discrete latent that is held fixed."""
+        return () if self.above is None else self.above.sizes(self.summed.held)
+
     def describe(self) -> str:
         """What is integrated how."""
         of = "1 dimension" if self.dims == 1 else f"at most {self.dims} dimensions"
         cells = "one cell" if self.cells == 1 else f"each of {self.cells} cells"
-        return f"adaptive Gauss-Hermite quadrature, {self.nodes} nodes per dimension about the mode of {cells} of {of}"
+        text = f"adaptive Gauss-Hermite quadrature, {self.nodes} nodes per dimension about the mode of {cells} of {of}"
+        if self.summed.latents:
+            text += f", {', '.join(self.summed.latents)} summed out at every point"
+        return text + (f", for every state of {', '.join(self.summed.held)}" if self.summed.held else "")
 
     def values(self, u: Array) -> tuple[dict[str, Array], Array]:
         """The latents at free coordinates (cells, d), and the log Jacobian (cells,)."""
@@ -155,30 +201,24 @@ class Quadrature(eqx.Module):
             slope = slope + own
         return found, slope
 
-    def density(self, read: Read, u: Array, jacobian: bool = True) -> Array:
-        """log f of every cell at its free coordinates (cells, d): (cells,)."""
+    def density(self, read: Read, u: Array, state: Any, jacobian: bool = True, reduction: Any = log_sum_exp) -> Array:
+        """log f of every cell at its free coordinates (cells, d), discrete latents summed out: (cells,)."""
         values, slope = self.values(u)
         total = jnp.sum(_standard(u) * (1 - self.real), -1) + (slope if jacobian else 0.0)
         arguments = read({n: v[None] for n, v in values.items()})
-        for factor, met, own in zip(self.factors, self.met, arguments, strict=True):
-            total = total + self._by_cell(_table(factor, factor.slots(own), own)[0], met)
-        return total
+        return total + self.summed.log_density(*self.summed.taken(arguments), state, reduction=reduction)
 
-    def _by_cell(self, table: Array, met: Leaf) -> Array:
-        """Sum a site's elements (batch...) into their cells."""
-        free = tuple(a for a in range(table.ndim) if met.shape[a] == 1 and table.shape[a] > 1)
-        table = jnp.sum(table, free, keepdims=True)
-        index = jnp.reshape(jnp.broadcast_to(met, table.shape), (-1,))
-        return jnp.zeros(self.cells, table.dtype).at[index].add(jnp.reshape(table, (-1,)))
-
-    def place(self, read: Read, jacobian: bool = True) -> tuple[Array, Array]:
+    def place(
+        self, read: Read, state: Any, jacobian: bool = True, reduction: Any = log_sum_exp, trials: Any = None
+    ) -> tuple[Array, Array]:
         """The mode (cells, d) and a root (cells, d, d) of the inverse curvature there."""
 
         def density(u: Array) -> Array:
-            return self.density(read, u, jacobian)
+            return self.density(read, u, state, jacobian, reduction)
 
-        mode, curvature = _climb(density, self._start(density))
-        values, vectors = _eigen(curvature)
+        start = self._start(density) if trials is None else self._best(density, trials)
+        mode, curvature = climb(density, start)
+        values, vectors = eigen(curvature)
         return mode, vectors / jnp.sqrt(values)[:, None, :]
 
     def _start(self, density: Callable[[Array], Array]) -> Array:
@@ -189,63 +229,108 @@ class Quadrature(eqx.Module):
                 at = 1 + 2 * (axis * len(_STARTS) + i)
                 offsets[at, 0, axis], offsets[at + 1, 0, axis] = distance, -distance
         trials = jnp.broadcast_to(jnp.asarray(offsets), (len(offsets), self.cells, self.dims))
+        return self._best(density, trials) * self.real
+
+    def _best(self, density: Callable[[Array], Array], trials: Array) -> Array:
+        """The highest of several points (M, cells, d), cell by cell."""
         heights = self._each(density, trials)
         best = jnp.argmax(jnp.where(jnp.isnan(heights), -jnp.inf, heights), 0)
-        return jnp.take_along_axis(trials, best[None, :, None], 0)[0] * self.real
+        return jnp.take_along_axis(trials, best[None, :, None], 0)[0]
 
     def _each(self, function: Callable[[Array], Array], u: Array) -> Array:
         """A function of (cells, d) at many of them: (M, ...), as many together as memory allows."""
-        size = max(1, sum(math.prod(f.batch_shape) for f in self.factors))
-        together = max(1, _AT_ONCE // size)
+        together = max(1, _AT_ONCE // max(1, self.summed.width))
         if u.shape[0] <= together:
             return jax.vmap(function)(u)
         return jax.lax.map(function, u, batch_size=together)
 
-    def points(self, read: Read) -> Points:
-        """Place the points, and weigh them."""
-        return self._weighed(read, *self.place(read), self.nodes)
+    def _for_each_state(self, function: Callable[..., Any], *arrays: Any) -> Any:
+        """Stack a function of a joint state (and of arrays' rows for it) over all of them."""
+        states = self.states
+        if len(states) == 1:
+            return jax.tree.map(lambda a: a[None], function(states[0], *(a[0] for a in arrays)))
+        return jax.vmap(function)(jnp.asarray(states), *arrays)
 
-    def _weighed(self, read: Read, mode: Array, root: Array, nodes: int) -> Points:
+    def points(self, read: Read, slots: Sequence[Any]) -> Points:
+        """Place the points, and weigh them.
+
+        Args:
+            read: arguments of the cells' sites as a function of the continuous latents.
+            slots: of the sites above the cells.
+        """
+        u, log_weight, within, tables = self._for_each_state(
+            lambda state: self._weighed(read, *self.place(read, state), self.nodes, state)
+        )
+        total, above, probs = self._above(slots, tables)
+        weights = jnp.reshape(probs[:, None] * within, (-1, self.cells))
+        values = jax.vmap(lambda v: self.values(v)[0])(jnp.reshape(u, (-1, *u.shape[2:])))
+        return Points(u, values, log_weight, weights, tables, total, above)
+
+    def _weighed(self, read: Read, mode: Array, root: Array, nodes: int, state: Any) -> Any:
+        """For one joint state: u, the rule's log weights, weights summing to 1 in every cell, and its log evidence."""
         where, log_weight = _rule(nodes, self.dims)
         u = mode + jnp.einsum("cij,mj->mci", root, jnp.asarray(where, mode.dtype))
         log_weight = jnp.asarray(log_weight, mode.dtype)[:, None] + jnp.linalg.slogdet(root)[1]
-        terms = self._each(lambda v: self.density(read, v), u) + log_weight
+        terms = self._each(lambda v: self.density(read, v, state), u) + log_weight
         each = jax.nn.logsumexp(jnp.where(jnp.isnan(terms), -jnp.inf, terms), 0)
         weights = jnp.exp(terms - each)
         # A point so far out that it weighs nothing may overflow: the mode stands in for it.
         live = weights > _NOTHING
         u = jnp.where(live[..., None], u, mode)
-        log_weight = jnp.where(live, log_weight, -jnp.inf)
-        values = jax.vmap(lambda v: self.values(v)[0])(u)
-        return Points(u, values, log_weight, jnp.where(live, weights, 0.0), jnp.sum(each))
+        return u, jnp.where(live, log_weight, -jnp.inf), jnp.where(live, weights, 0.0), each
 
-    def log_evidence(self, read: Read, frozen: Read) -> Array:
+    def _with(self, slots: Sequence[Any], tables: Array) -> list[Any]:
+        """What the engine above the cells wants."""
+        return [*slots, jnp.reshape(tables, (*self._sizes, self.cells, 1))]
+
+    def _above(self, slots: Sequence[Any], tables: Array) -> tuple[Array, list[Array], Array]:
+        """L, the statistics of the sites above, and the posterior probability of every joint state of a cell."""
+        if self.above is None:
+            return jnp.sum(tables), [], jnp.ones_like(tables)
+        total, found = self.above.expected_statistics(self._with(slots, tables), None)
+        return total, list(found[:-1]), jnp.reshape(found[-1], tables.shape)
+
+    def log_evidence(self, read: Read, frozen: Read, slots: Sequence[Any]) -> Array:
         """L. Its derivatives are those of the weighted sum with its points held.
 
         Args:
             read: what is integrated.
             frozen: the same function, constant as far as derivatives are concerned.
+            slots: of the sites above the cells.
         """
-        points = jax.lax.stop_gradient(self.points(frozen))
-        terms = self._each(lambda v: self.density(read, v), points.u) + points.log_weight
-        return jnp.sum(jax.nn.logsumexp(terms, 0))
+        points = jax.lax.stop_gradient(self.points(frozen, jax.lax.stop_gradient(slots)))
+
+        def evidence(state: Any, u: Array, log_weight: Array) -> Array:
+            return jax.nn.logsumexp(self._each(lambda v: self.density(read, v, state), u) + log_weight, 0)
+
+        tables = self._for_each_state(evidence, points.u, points.log_weight)
+        return jnp.sum(tables) if self.above is None else self.above.log_evidence(self._with(slots, tables), None)
 
     def expected_statistics(self, points: Points, arguments: Sequence[Any]) -> list[Array]:
         """Statistics averaged over the points, one array per factor, shaped like its slots at the points.
 
         Args:
             points: the points.
-            arguments: of the factors at the points.
+            arguments: of the cells' factors at the points.
         """
-        result = []
-        for factor, met, own in zip(self.factors, self.met, arguments, strict=True):
-            slots = factor.slots(own)
+        slots, moved = self.summed.taken(arguments)
+        return [*jax.grad(lambda s: self._mean(points, s, moved))(slots), *points.above]
 
-            def mean(s: Array, factor: Factor = factor, met: Leaf = met, own: Any = own) -> Array:
-                return jnp.sum(points.weights[:, met] * _table(factor, s, own))
+    def _mean(self, points: Points, slots: Sequence[Array], moved: Sequence[Any], tilt: Any = None) -> Array:
+        """log f averaged over the points and added up: its gradient is the expected statistics."""
+        states = jnp.asarray(np.repeat(self.states, points.u.shape[1], 0))
+        axes = [0 if f.moving else None for f in self.summed.factors]
 
-            result.append(jax.grad(mean)(slots))
-        return result
+        def spread(arrays: Sequence[Any]) -> list[Any]:
+            """An axis of points, and one of length 1 in its old place."""
+            return [jnp.broadcast_to(a, (len(states), *a.shape[1:]))[:, None] if axis == 0 and a is not None else a
+                    for axis, a in zip(axes, arrays, strict=True)]  # fmt: skip
+
+        def one(s: Any, v: Any, state: Any, weights: Array) -> Array:
+            return jnp.sum(weights * self.summed.log_density(s, v, state, tilt))
+
+        over = (axes, [None if v is None else 0 for v in moved], 0, 0)
+        return jnp.sum(jax.vmap(one, over)(spread(slots), spread(moved), states, points.weights))
 
     @property
     def rungs(self) -> tuple[int, ...]:
@@ -255,18 +340,77 @@ class Quadrature(eqx.Module):
         upward = [n for n in LADDER[1] if n >= self.nodes]
         return *upward, 2 * upward[-1]
 
-    def compared(self, read: Read) -> Array:
+    def compared(self, read: Read, slots: Sequence[Any]) -> Array:
         """L for every number of nodes in `rungs`, about the same modes."""
-        placed = self.place(read)
-        return jnp.stack([self._weighed(read, *placed, n).total for n in self.rungs])
 
-    def mode(self, read: Read) -> dict[str, Array]:
-        """The most probable values of the latents: the mode of their own density, whatever the coordinates."""
-        return self.values(self.place(read, jacobian=False)[0])[0]
+        def evidence(state: Any) -> list[Array]:
+            placed = self.place(read, state)
+            return [self._weighed(read, *placed, n, state)[-1] for n in self.rungs]
 
-    def resampled(self, read: Read, key: Key, num_samples: int) -> dict[str, Array]:
-        """Draws (num_samples, *shape): importance resampling of draws about the mode from a heavier-tailed density."""
-        mode, root = self.place(read)
+        return jnp.stack([self._above(slots, tables)[0] for tables in self._for_each_state(evidence)])
+
+    def marginals(self, read: Read, slots: Sequence[Any]) -> dict[str, Array]:
+        """Posterior probabilities of every discrete latent (values, dims...)."""
+        points = self.points(read, slots)
+        found = {} if self.above is None else self.above.marginals(self._with(slots, points.tables))
+        if self.summed.discrete is None:
+            return found
+        taken = self.summed.taken(read(points.values))
+        return found | jax.grad(lambda tilt: self._mean(points, *taken, tilt))(self.summed.discrete.blank())
+
+    def mode(self, read: Read, slots: Sequence[Any]) -> tuple[dict[str, Array], dict[str, Array]]:
+        """The most probable values of the continuous latents, and the states of the discrete ones: the mode of their
+        joint density on its own scale, whatever the coordinates.
+        """
+
+        def at(state: Any) -> Any:
+            trials = None
+            if self.summed.latents:  # as many modes as they have states: begin at the best of many points
+                trials = self._weighed(read, *self.place(read, state), LADDER[self.dims][-1], state)[0]
+            u, _ = self.place(read, state, False, maximum, trials)
+            taken = self.summed.taken(read({n: v[None] for n, v in self.values(u)[0].items()}))
+            return u, *self.summed.choose(*taken, state, lambda _, log_p: jnp.argmax(log_p, 0), maximum)
+
+        u, states, heights = self._for_each_state(at)
+        above = {} if self.above is None else self.above.mode(self._with(slots, heights))
+        return self._picked(u, states, above)
+
+    def _picked(self, u: Array, states: dict[str, Array], above: dict[str, Array]) -> Any:
+        """Values and states, from those for every joint state (L, ...), in every cell that which it is in."""
+        joint = jnp.zeros(self.cells, int)
+        for name, size in zip(self.summed.held, self._sizes, strict=True):
+            number = self.elements[name].array
+            own = jnp.reshape(above[name], -1)[np.maximum(number, 0)]
+            joint = joint * size + jnp.where(number < 0, 0, own)
+        chosen = {n: jnp.take_along_axis(s, joint[self.summed.cell[n]][None], 0)[0] for n, s in states.items()}
+        return self.values(u[joint, jnp.arange(self.cells)])[0], chosen | above
+
+    def resampled(
+        self, read: Read, slots: Sequence[Any], key: Key, num_samples: int
+    ) -> tuple[dict[str, Array], dict[str, Array]]:
+        """Joint draws of the continuous latents (num_samples, *shape) and of the states of the discrete ones.
+
+        The continuous ones by importance resampling of draws about the mode from a heavier-tailed density.
+        """
+        first, second, third = jax.random.split(key, 3)
+        placed = self._for_each_state(lambda state: self._drawn(read, state, first, num_samples))
+        tables = self.points(read, slots).tables
+
+        def one(below: Key, over: Key, u: Array) -> Any:
+            def at(state: Any, u: Array) -> Any:
+                taken = self.summed.taken(read({n: v[None] for n, v in self.values(u)[0].items()}))
+                keys = {n: jax.random.fold_in(below, i) for i, n in enumerate(self.summed.latents)}
+                return self.summed.choose(*taken, state, lambda n, p: jax.random.categorical(keys[n], p, axis=0))[0]
+
+            above = {} if self.above is None else self.above.sample(over, self._with(slots, tables))
+            return self._picked(u, self._for_each_state(at, u) if self.summed.latents else {}, above)
+
+        keys = jax.random.split(second, num_samples), jax.random.split(third, num_samples)
+        return jax.vmap(one, (0, 0, 1))(*keys, placed)
+
+    def _drawn(self, read: Read, state: Any, key: Key, num_samples: int) -> Array:
+        """Draws in free coordinates given a joint state: (num_samples, cells, d)."""
+        mode, root = self.place(read, state)
         normal, chi, choice = jax.random.split(key, 3)
         size = max(4096, 4 * num_samples)
         shape = (size, self.cells)
@@ -274,12 +418,11 @@ class Quadrature(eqx.Module):
         t = jax.random.normal(normal, (*shape, self.dims), mode.dtype) / jnp.sqrt(ratio)[..., None]
         u = mode + jnp.einsum("cij,mcj->mci", root, t)
         proposal = -(_TAIL + self.dims) / 2 * jnp.log1p(jnp.sum(t**2, -1) / _TAIL)
-        logits = self._each(lambda v: self.density(read, v), u) - proposal
+        logits = self._each(lambda v: self.density(read, v, state), u) - proposal
         below = jnp.cumsum(jax.nn.softmax(logits, 0), 0)
         level = jax.random.uniform(choice, (num_samples, self.cells), below.dtype) * below[-1]
         picked = jax.vmap(jnp.searchsorted, (1, 1), 1)(below, level)
-        chosen = jnp.take_along_axis(u, picked[..., None], 0)
-        return jax.vmap(lambda v: self.values(v)[0])(chosen)
+        return jnp.take_along_axis(u, picked[..., None], 0)
 
 
 _TAIL = 5.0
@@ -288,15 +431,6 @@ _TAIL = 5.0
 
 def _standard(u: Array) -> Array:
     return -(u**2) / 2 - math.log(2 * math.pi) / 2
-
-
-def _table(factor: Factor, slots: Array, arguments: Any) -> Array:
-    """log f elementwise, weighted: (points, batch...)."""
-    if "@value" in arguments:
-        factor = eqx.tree_at(lambda f: f.value, factor, arguments["@value"], is_leaf=lambda x: x is None)
-    features, base = factor.statistics()
-    table = jnp.sum(slots * features, -1) + base[..., 0]
-    return jnp.broadcast_to(table, (table.shape[0], *factor.batch_shape))
 
 
 def _rule(nodes: int, dims: int) -> tuple[np.ndarray, np.ndarray]:
@@ -313,66 +447,3 @@ def _rule(nodes: int, dims: int) -> tuple[np.ndarray, np.ndarray]:
     grid = np.stack(np.meshgrid(*[t] * dims, indexing="ij"), -1).reshape(-1, dims)
     weights = np.stack(np.meshgrid(*[log_weight] * dims, indexing="ij"), -1).reshape(-1, dims)
     return grid, weights.sum(-1)
-
-
-class _Shape(NamedTuple):
-    """log f (cells,), its gradient (cells, d) and minus its Hessian (cells, d, d), each cell's own."""
-
-    height: Array
-    slope: Array
-    curvature: Array
-
-
-def _shape(density: Callable[[Array], Array], u: Array) -> _Shape:
-    def total(v: Array) -> tuple[Array, Array]:
-        heights = density(v)
-        return jnp.sum(heights), heights
-
-    (slope, height), tangent = jax.linearize(jax.grad(total, has_aux=True), u)
-    seeds = jnp.broadcast_to(jnp.eye(u.shape[1], dtype=u.dtype)[:, None], (u.shape[1], *u.shape))
-    curvature = -jnp.moveaxis(jax.vmap(lambda seed: tangent(seed)[0])(seeds), 0, -1)
-    curvature = (curvature + jnp.swapaxes(curvature, -1, -2)) / 2
-    return _Shape(height, jnp.nan_to_num(slope), jnp.nan_to_num(curvature))
-
-
-def _eigen(curvature: Array) -> tuple[Array, Array]:
-    """Eigenvalues, made positive, and eigenvectors of (cells, d, d) matrices."""
-    if curvature.shape[-1] == 1:
-        values, vectors = curvature[..., 0], jnp.ones_like(curvature)
-    else:
-        values, vectors = jnp.linalg.eigh(curvature)
-    values = jnp.abs(values)
-    return jnp.maximum(values, jnp.maximum(1e-8 * jnp.max(values, -1, keepdims=True), 1e-10)), vectors
-
-
-def _climb(density: Callable[[Array], Array], start: Array) -> tuple[Array, Array]:
-    """Damped Newton ascent of all cells at once, until no cell's predicted increase is more than rounding.
-
-    Returns:
-        Where it ended (cells, d), and minus the Hessian there (cells, d, d).
-    """
-    eps = float(jnp.finfo(start.dtype).eps)
-    enough = eps**0.6
-
-    def step(carry: Any) -> Any:
-        count, u, here, damping, _ = carry
-        values, vectors = _eigen(here.curvature)
-        turned = jnp.einsum("cij,ci->cj", vectors, here.slope)
-        left = jnp.sum(turned**2 / values, -1) > enough
-        trial = u + jnp.einsum("cij,cj->ci", vectors, turned / (values * (1 + damping[:, None])))
-        there = _shape(density, trial)
-        better = there.height >= here.height - 16 * eps * jnp.abs(here.height)
-        taken = better & left
-        u = jnp.where(taken[:, None], trial, u)
-        here = _Shape(*(jnp.where(jnp.reshape(taken, [-1] + [1] * (new.ndim - 1)), new, old)
-                        for new, old in zip(there, here, strict=True)))  # fmt: skip
-        eased = jnp.where(damping < 0.1, 0.0, damping / 10)
-        return count + 1, u, here, jnp.where(better, eased, jnp.maximum(4 * damping, 1.0)), left
-
-    def running(carry: Any) -> Any:
-        return (carry[0] < _NEWTON_STEPS) & jnp.any(carry[-1])
-
-    cells = start.shape[0]
-    first = (0, start, _shape(density, start), jnp.zeros(cells, start.dtype), jnp.ones(cells, bool))
-    _, u, here, _, _ = jax.lax.while_loop(running, step, first)
-    return u, here.curvature
