@@ -48,7 +48,7 @@ def location_groups(look: Entries, plans: Mapping[str, Plan], names: Sequence[st
     """Locations that enter one argument together, if they are jointly affine there; else each on its own."""
     groups = [{n} for n in names]
     for name in names:
-        touching = [g for g in groups if any(_share(plans[name], plans[o]) for o in g)]
+        touching = [g for g in groups if name in g or any(_share(plans[name], plans[o]) for o in g)]
         merged = set().union(*touching)
         groups = [g for g in groups if g not in touching] + [merged]
     result: list[list[str]] = []

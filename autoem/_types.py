@@ -34,7 +34,7 @@ class StaticArray:
     """A NumPy array that is part of a structure: hashable, equal by content."""
 
     def __init__(self, array: np.ndarray) -> None:
-        self.array = np.ascontiguousarray(array)
+        self.array = np.asarray(array, order="C")  # keeps an array without axes as it is
         self._hash = hash((self.array.shape, self.array.dtype.str, self.array.tobytes()))
 
     def __hash__(self) -> int:

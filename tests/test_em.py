@@ -300,3 +300,63 @@ def test_no_warning_on_a_healthy_fit():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         mixture.run(KEY, 100, X, **QUIET)
+
+
+def test_directions_that_the_data_leave_free_stay_where_they_are():
+    """Only a + b is identified: both updates (least squares, Newton) converge and leave a - b alone."""
+    x = jnp.asarray(np.random.default_rng(0).normal(size=30))
+    counts = jnp.asarray(np.random.default_rng(1).poisson(3.0, size=30))
+
+    def model():
+        a, b = numpyro.param("a", jnp.asarray(0.3)), numpyro.param("b", jnp.asarray(-1.2))
+        c, d = numpyro.param("c", jnp.asarray(0.4)), numpyro.param("d", jnp.asarray(0.1))
+        numpyro.sample("x", dist.Normal(a + b, 1.0), obs=x)
+        numpyro.sample("counts", dist.Poisson(jnp.exp(c + d)), obs=counts)
+
+    result = autoem.EM(model).run(KEY, 100, progress_bar=False)
+    assert result.converged
+    assert_allclose(result.params["a"] + result.params["b"], x.mean(), rtol=1e-9)
+    assert_allclose(result.params["a"] - result.params["b"], 1.5, atol=1e-6)
+    assert_allclose(result.params["c"] + result.params["d"], jnp.log(counts.mean()), rtol=1e-7)
+    assert_allclose(result.params["c"] - result.params["d"], 0.3, atol=1e-6)
+
+
+def test_a_location_that_only_its_prior_holds_goes_to_the_priors_mode():
+    def model():
+        mu = numpyro.sample("mu", dist.Normal(0.0, 1.0).expand([2]))
+        numpyro.sample("alone", dist.Normal(0.7, 2.0))
+        numpyro.sample("x", dist.Normal(mu[jnp.asarray([0, 0, 1])], 1.0), obs=jnp.asarray([1.0, 2.0, 3.0]))
+
+    result = autoem.EM(model, maximize=["mu", "alone"]).run(KEY, 10, progress_bar=False)
+    assert_allclose(result.params["alone"], 0.7)
+    assert_allclose(result.params["mu"], [1.0, 1.5])
+
+
+def test_a_scale_with_its_mode_at_zero_is_stopped_and_named():
+    """A half-normal prior and no data: the mode is zero, whatever the start."""
+
+    def model():
+        scale = numpyro.sample("scale", dist.HalfNormal(1.0).expand([2]))
+        numpyro.sample("x", dist.Normal(0.0, scale[jnp.asarray([0, 0, 0])]), obs=jnp.asarray([1.0, 2.0, 3.0]))
+
+    with pytest.warns(UserWarning, match="'scale'"):
+        result = autoem.EM(model, maximize=["scale"]).run(KEY, 50, progress_bar=False)
+    assert not result.converged
+    assert result.params["scale"][1] < 1e-4
+
+
+def test_a_residual_that_vanishes_ends_at_the_floor():
+    """Rounding can make the expanded square negative; that is a scale of zero, not an infinite one."""
+    x = jnp.asarray([0.1, 0.1, 0.1, 2.0, 3.0])
+
+    def model():
+        loc = numpyro.param("loc", jnp.asarray([0.3, 2.0]))
+        scale = numpyro.param("scale", jnp.asarray([1.0, 1.0]), constraint=constraints.positive)
+        group = jnp.asarray([0, 0, 0, 1, 1])
+        numpyro.sample("x", dist.Normal(loc[group], scale[group]), obs=x)
+
+    with pytest.warns(UserWarning, match="floor"):
+        result = autoem.EM(model).run(KEY, 50, progress_bar=False)
+    assert result.status is autoem.Status.DEGENERATE
+    assert result.params["scale"][0] < 1e-3
+    assert_allclose(result.params["scale"][1], 0.5, rtol=1e-6)

@@ -1508,3 +1508,12 @@ def plain_map(a, x):
     with numpyro.plate("data", len(x)):
         a = numpyro.sample("a", dist.Bernoulli(share), obs=a)
         numpyro.sample("x", dist.Poisson(rates[a]), obs=x)
+
+
+@entry(_COUNT[:6], params={"weights": [0.3, 0.7], "rates": [2.0, 4.0]})
+def one_element_for_all(x):
+    """Every datum meets the same element of the latent, found through two gathers; the others meet none."""
+    weights, rates = simplex("weights", 2), positive("rates", 2)
+    z = numpyro.sample("z", dist.Categorical(weights).expand([4]))
+    once = z[jnp.asarray([2, 0, 2, 1])]
+    numpyro.sample("x", dist.Poisson(rates[once[jnp.asarray([0, 2, 2, 0, 0, 2])]]), obs=x)

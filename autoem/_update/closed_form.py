@@ -168,21 +168,15 @@ class ClosedForm(eqx.Module):
                     floor = jnp.maximum(floor, bound)
                 else:
                     ceiling = jnp.minimum(ceiling, bound)
-        positive = max(exponents, key=lambda e: (exponents.keys() >= {e, -e}, abs(e), e))
-        e = positive
-        b, reverse = exponents[e], exponents.get(-e, jnp.zeros(size))
-        # d/dlog u: a + e b w - e r / w = 0 with w = u^e.
+        e = max(exponents, key=lambda e: (exponents.keys() >= {e, -e}, abs(e), e))
+        # A square is not negative: what rounding left of a residual that vanishes is zero.
+        b = jnp.minimum(exponents[e], 0.0)
         old = jnp.reshape(current, -1)
-        alone = jnp.where((log == 0) & (b == 0), old, jnp.maximum(-log / (e * b), 0.0) ** (1 / e))
         if -e in exponents:
-            root = jnp.sqrt(jnp.maximum(log**2 + 4 * e**2 * b * reverse, 0.0))
-            # Of the two forms of the root, the one without cancellation.
-            toward = jnp.where(log * e > 0, (log + jnp.sign(e) * root) / (-2 * e * b),
-                               2 * e * reverse / (log - jnp.sign(e) * root))  # fmt: skip
-            value = jnp.maximum(toward, 0.0) ** (1 / e)
+            value, idle = _root(log, b, jnp.minimum(exponents[-e], 0.0), e)
         else:
-            value = alone
-        value = jnp.where(jnp.isnan(value), old, value)
+            value, idle = jnp.maximum(-log / (e * b), 0.0) ** (1 / e), (log == 0) & (b == 0)
+        value = jnp.where(idle | jnp.isnan(value), old, value)
         floored = jnp.any((value <= floor) | (value >= ceiling))
         value = jnp.minimum(jnp.maximum(value, floor), ceiling)
         value = _clipped(jnp.reshape(value, current.shape), self.lower, self.upper)
@@ -261,6 +255,18 @@ class ClosedForm(eqx.Module):
         empty = (cosine == 0) & (sine == 0)
         value = jnp.where(empty, jnp.reshape(current, -1), jnp.arctan2(sine, cosine))
         return jnp.reshape(value, current.shape), jnp.asarray(NOTHING)
+
+
+def _root(log: Array, b: Array, reverse: Array, e: float) -> tuple[Array, Array]:
+    """Mode u of log · log u + b u^e + reverse · u^-e for e > 0 > b, reverse; and where nothing depends on u.
+
+    d/dlog u: log + e b w - e reverse / w = 0 with w = u^e. Of the two forms of the root, the one without cancellation.
+    """
+    root = jnp.sqrt(log**2 + 4 * e**2 * b * reverse)
+    w = jnp.where(log > 0, (log + root) / (-2 * e * b), -2 * e * reverse / (root - log))
+    # Without the other two, one term alone has its mode at an end.
+    w = jnp.where((log == 0) & (root == 0), jnp.where(b < 0, 0.0, jnp.inf), w)
+    return w ** (1 / e), (log == 0) & (b == 0) & (reverse == 0)
 
 
 def _on_diagonal(conditional: Any, c: Array, occurrence: Occurrence) -> tuple[LogPower, Array, Array | None]:

@@ -75,22 +75,11 @@ class LeastSquares(eqx.Module):
         for o, axes, owner in zip(self.occurrences, self.separable_axes, self.owners, strict=True):
             a, b = self._normal_equations(o, axes, owner, complete, params, statistics)
             normal, right = normal + a, right + b
-        # x0 + Δ: a tiny ridge on Δ leaves directions without data where they are, and does not move the fixed point.
-        width = normal.shape[-1]
-        scale = jnp.maximum(jnp.max(jnp.abs(jnp.diagonal(normal, axis1=-2, axis2=-1)), -1), 1e-300)
-        ridge = 4 * width * jnp.finfo(normal.dtype).eps * scale
         start = jnp.concatenate(
             [self._columns(params[n], s) for n, s in zip(self.names, self.separable, strict=True)], -1
         )
         residual = right - jnp.einsum("...ij,...j->...i", normal, start)
-        if width == 1:
-            delta = residual / (normal[..., 0] + ridge[..., None])
-        else:
-            root = jnp.linalg.cholesky(normal + ridge[..., None, None] * jnp.eye(width, dtype=normal.dtype))
-            delta = jax.scipy.linalg.solve_triangular(root, residual[..., None], lower=True)
-            delta = jax.scipy.linalg.solve_triangular(root, delta, lower=True, trans=1)[..., 0]
-        solved = start + jnp.where(jnp.isfinite(delta), delta, 0.0)
-        return self._split(solved, params)
+        return self._split(start + _step(normal, residual, start), params)
 
     def _columns(self, value: Array, axes: tuple[int, ...]) -> Array:
         """A parameter with its separable axes in front and all others in one."""
@@ -163,3 +152,31 @@ class LeastSquares(eqx.Module):
             seed = jnp.broadcast_to(seed, (total, *(value.shape[a] for a in axes), *rest))
             seeds[name] = jnp.moveaxis(seed, range(1, 1 + len(axes)), [1 + a for a in axes])
         return seeds
+
+
+_REFINEMENTS = 3
+
+
+def _step(normal: Array, residual: Array, start: Array) -> Array:
+    """Δ of `normal` Δ = `residual`, zero in directions that the data leave free.
+
+    A ridge on Δ does not move the fixed point. It is applied where all columns have length one, wide enough that
+    rounding does not push along free directions, and what it took from the others is given back by refinement. Where
+    Δ would gain less than rounding there is nothing left to do.
+    """
+    eps = float(jnp.finfo(normal.dtype).eps)
+    length = jnp.sqrt(jnp.maximum(jnp.diagonal(normal, axis1=-2, axis2=-1), 0.0))
+    length = jnp.where(length > 0, length, 1.0)
+    scaled = normal / length[..., :, None] / length[..., None, :]
+    target = residual / length
+    eye = jnp.eye(normal.shape[-1], dtype=normal.dtype)
+    root = jnp.linalg.cholesky(scaled + eps**0.6 * eye)
+    half = jax.scipy.linalg.solve_triangular(root, jnp.broadcast_to(eye, root.shape), lower=True)
+    inverse = jnp.einsum("...ki,...kj->...ij", half, half)
+    delta = jnp.einsum("...ij,...j->...i", inverse, target)
+    for _ in range(_REFINEMENTS):
+        left = target - jnp.einsum("...ij,...j->...i", scaled, delta)
+        delta = delta + jnp.einsum("...ij,...j->...i", inverse, left)
+    size = jnp.sum((start * length) ** 2, -1) + jnp.sum(delta**2, -1)
+    moves = jnp.isfinite(delta) & (jnp.sum(delta * target, -1) > eps**1.25 * size)[..., None]
+    return jnp.where(moves, delta / length, 0.0)

@@ -78,6 +78,11 @@ def _unbounded(constraint: Any) -> bool:
     return type(base).__name__ in ("_Real", "_RealVector", "_RealMatrix")
 
 
+def _noise(value: Array, curvature: Any = 0.0) -> Array:
+    """What rounding may do to the gradient of a function of this size and curvature."""
+    return 64 * jnp.finfo(value.dtype).eps * jnp.maximum(jnp.maximum(jnp.abs(value), curvature), 1.0)
+
+
 def newton(objective: Callable[[Array], Array], start: Array, steps: int) -> Array:
     """Newton ascent with the Hessian's eigenvalues made negative, and step halving.
 
@@ -106,12 +111,15 @@ def newton(objective: Callable[[Array], Array], start: Array, steps: int) -> Arr
         hessian = jax.hessian(objective)(point)
         hessian = jnp.where(jnp.isfinite(hessian), hessian, 0.0)
         values, vectors = jnp.linalg.eigh(-(hessian + hessian.T) / 2)
-        size = jnp.maximum(jnp.abs(values), 1e-8 * jnp.maximum(jnp.max(jnp.abs(values)), 1e-8))
-        gradient = jnp.where(jnp.isfinite(gradient), gradient, 0.0)
-        direction = vectors @ ((vectors.T @ gradient) / size)
+        steepest = jnp.max(jnp.abs(values))
+        size = jnp.maximum(jnp.abs(values), 1e-8 * jnp.maximum(steepest, 1e-8))
+        slope = vectors.T @ jnp.where(jnp.isfinite(gradient), gradient, 0.0)
+        # Rounding has a slope too, and would push along directions in which Q is flat.
+        slope = jnp.where(jnp.abs(slope) > _noise(value, steepest), slope, 0.0)
+        direction = vectors @ (slope / size)
         length = jnp.max(jnp.abs(direction))
         direction = direction * jnp.minimum(1.0, 5.0 / jnp.maximum(length, 1e-30))
-        gain = gradient @ direction
+        gain = slope @ (vectors.T @ direction)
         point, new = search(point, value, direction)
         return i + 1, point, new, gain > 10 * eps * jnp.abs(value)
 
@@ -132,4 +140,6 @@ def lbfgs(objective: Callable[[Array], Array], start: Array, steps: int) -> Arra
         return (optax.apply_updates(point, updates), state), None
 
     (point, _), _ = jax.lax.scan(step, (start, solver.init(start)), None, length=steps)
-    return jnp.where(objective(point) >= objective(start), point, start)
+    before, slope = jax.value_and_grad(objective)(start)
+    risen = (objective(point) >= before) & (jnp.max(jnp.abs(slope)) > _noise(before))
+    return jnp.where(risen, point, start)
