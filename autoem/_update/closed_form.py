@@ -170,12 +170,12 @@ class ClosedForm(eqx.Module):
                     ceiling = jnp.minimum(ceiling, bound)
         e = max(exponents, key=lambda e: (exponents.keys() >= {e, -e}, abs(e), e))
         # A square is not negative: what rounding left of a residual that vanishes is zero.
-        b = jnp.minimum(exponents[e], 0.0)
+        b, reverse = (jnp.abs(jnp.minimum(exponents.get(p, 0.0), 0.0)) for p in (e, -e))
         old = jnp.reshape(current, -1)
         if -e in exponents:
-            value, idle = _root(log, b, jnp.minimum(exponents[-e], 0.0), e)
+            value, idle = _root(log, b, reverse, e)
         else:
-            value, idle = jnp.maximum(-log / (e * b), 0.0) ** (1 / e), (log == 0) & (b == 0)
+            value, idle = jnp.maximum(log / e / b, 0.0) ** (1 / e), (log == 0) & (b == 0)
         value = jnp.where(idle | jnp.isnan(value), old, value)
         floored = jnp.any((value <= floor) | (value >= ceiling))
         value = jnp.minimum(jnp.maximum(value, floor), ceiling)
@@ -258,14 +258,14 @@ class ClosedForm(eqx.Module):
 
 
 def _root(log: Array, b: Array, reverse: Array, e: float) -> tuple[Array, Array]:
-    """Mode u of log · log u + b u^e + reverse · u^-e for e > 0 > b, reverse; and where nothing depends on u.
+    """Mode u of log · log u - b u^e - reverse u^-e for e > 0 and b, reverse ≥ 0; and where nothing depends on u.
 
-    d/dlog u: log + e b w - e reverse / w = 0 with w = u^e. Of the two forms of the root, the one without cancellation.
+    d/dlog u: log - e b w + e reverse / w = 0 with w = u^e. Of the two forms of the root, the one without cancellation.
     """
     root = jnp.sqrt(log**2 + 4 * e**2 * b * reverse)
-    w = jnp.where(log > 0, (log + root) / (-2 * e * b), -2 * e * reverse / (root - log))
+    w = jnp.where(log > 0, (log + root) / (2 * e * b), 2 * e * reverse / (root - log))
     # Without the other two, one term alone has its mode at an end.
-    w = jnp.where((log == 0) & (root == 0), jnp.where(b < 0, 0.0, jnp.inf), w)
+    w = jnp.where((log == 0) & (root == 0), jnp.where(b > 0, 0.0, jnp.inf), w)
     return w ** (1 / e), (log == 0) & (b == 0) & (reverse == 0)
 
 
