@@ -105,6 +105,8 @@ def _added_up(factor: Factor, row: np.ndarray, count: int, states: tuple[tuple[s
     family = factor.family
     assert isinstance(family, LatentArgument) and factor.value is not None
     features = family.inner.statistics(factor.value, factor.constants)
+    if "coefficient" in factor.constants:
+        features = family.scaled(features, factor.constants["coefficient"])
     base = family.inner.log_base(factor.value, factor.constants)
     if factor.weight is not None:
         features, base = features * factor.weight[..., None], base * factor.weight

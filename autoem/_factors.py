@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
@@ -152,6 +152,8 @@ def complete_data(
     for skeleton, entry in zip(skeletons, entries, strict=True):
         data = {key: _data(linked, entry[key]) for key in entry}
         weight = _weight(data)
+        if _is_scaled_by_data(skeleton, data):
+            linked, entry = _unscaled(linked, entry, skeleton)
         if skeleton.touches:
             factors.append(_gaussian_factor(skeleton, designs[skeleton.site.name]))
         elif skeleton.site.role == "conjugate":
@@ -170,6 +172,30 @@ def complete_data(
     blocks = _moving(lean, dict(zip(axes, lean.inputs[len(model.parameters) :], strict=True)), axes)
     entries_ = tuple(outputs), tuple(factors), tuple(priors)
     return CompleteData(lean, known, tuple(model.parameters), *entries_, points, blocks), designs
+
+
+def _is_scaled_by_data(skeleton: Skeleton, data: Mapping[str, Any]) -> bool:
+    """Whether an argument is c · u^p of a conjugate latent u with many known c > 0: exposures, offsets."""
+    entrance = skeleton.entrance
+    if entrance is None or entrance.family is None or not entrance.kernel.scales:
+        return False
+    c = data[entrance.family.argument]
+    return c is not None and is_concrete(c) and np.size(c) > 1 and bool(np.all(np.asarray(c) > 0))
+
+
+def _unscaled(
+    linked: Program, entry: Mapping[str, int], skeleton: Skeleton
+) -> tuple[Program, dict[str, int]]:  # fmt: skip
+    """The program with one for c, which goes into the statistics: then the slots are not as many as the data."""
+    family = skeleton.entrance.family  # type: ignore[union-attr]
+    assert family is not None
+    old, new = entry[family.argument], len(linked.avals)
+    while new in linked.avals:
+        new += 1
+    aval = linked.avals[old]
+    one = np.ones((1,) * len(aval.shape), aval.dtype)
+    avals = linked.avals | {new: jax.ShapeDtypeStruct(one.shape, aval.dtype)}
+    return replace(linked, avals=avals, known=linked.known | {new: one}), {**entry, family.argument: new}
 
 
 def starting_point(site: Site, like: Any) -> Any:
@@ -309,6 +335,8 @@ def _factor(skeleton: Skeleton, data: Mapping[str, Any], weight: Any, imputed: b
     shift = _shift(site, skeleton, data, value, weight)
     if shift is not None:
         constants["shift"] = shift
+    if _is_scaled_by_data(skeleton, data):
+        constants["coefficient"] = as_floats(data[skeleton.entrance.family.argument])  # type: ignore[union-attr]
     family = site.family if skeleton.entrance is None else skeleton.entrance.family
     return Factor(*facts, family, value, constants, weight, offset, moving)
 

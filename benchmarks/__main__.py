@@ -7,13 +7,15 @@ from pathlib import Path
 
 import numpyro
 
-from . import latent_classes, mixtures, startup
+from . import augmented, latent_classes, mixtures, startup
 
 BENCHMARKS = {
     "full": mixtures.full,
     "diagonal": mixtures.diagonal,
     "memory": mixtures.memory,
     "latent_class": latent_classes.twenty_items,
+    "robust": augmented.robust,
+    "counts": augmented.counts,
     "import": startup.imports,
     "compile": startup.compiles,
 }

@@ -54,3 +54,21 @@ def regressions(x, y, k):
     with numpyro.plate("data", len(y)):
         z = numpyro.sample("z", dist.Categorical(weights))
         numpyro.sample("y", dist.Normal((x * beta[z]).sum(-1), scale[z]), obs=y)
+
+
+def robust_regression(x, y, df):
+    """Linear regression with Student-t errors."""
+    beta = numpyro.param("beta", jnp.zeros(x.shape[-1]))
+    scale = numpyro.param("scale", 1.0, constraint=constraints.positive)
+    with numpyro.plate("data", len(y)):
+        numpyro.sample("y", dist.StudentT(df, x @ beta, scale), obs=y)
+
+
+def gamma_poisson(group, exposure, x):
+    """Counts with exposures; every group has a rate."""
+    shape = numpyro.param("shape", 1.0, constraint=constraints.positive)
+    rate = numpyro.param("rate", 1.0, constraint=constraints.positive)
+    with numpyro.plate("groups", int(group.max()) + 1):
+        u = numpyro.sample("u", dist.Gamma(shape, rate))
+    with numpyro.plate("data", len(x)):
+        numpyro.sample("x", dist.Poisson(exposure * u[group]), obs=x)

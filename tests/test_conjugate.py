@@ -177,6 +177,12 @@ def test_hyperparameters_have_closed_forms_where_their_families_have():
     assert derivation.latents["u"].method == "conjugate"
 
 
+def test_known_factors_are_no_slots():
+    """Exposures go into the statistics: an iteration touches the groups, not the data."""
+    case = CASES["poisson_with_exposure"]()
+    assert np.prod(autoem.EM(case.model).derive(*case.args).statistics["x"]) == 6
+
+
 def test_trend_has_a_closed_form():
     case = CASES["poisson_in_groups_with_a_factor"]()
     assert autoem.EM(case.model).derive(*case.args).params["trend"].method == "closed form"

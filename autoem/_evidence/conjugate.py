@@ -27,7 +27,8 @@ class Rows(eqx.Module):
 
     Attributes:
         factor: index of the site's factor in the block.
-        statistics: (L or 1, P, F) of the data; of the latent's own density (F, 1 + M), T(u) in terms of (1, φ(u)).
+        statistics: (L or 1, P, F) of the data, or (L or 1, P, 3F) where these scale the latent; of the latent's own
+            density (F, 1 + M), T(u) in terms of (1, φ(u)).
         base: (L or 1, P) log density whatever the slots.
         kept: (P,) flat index into the slots' batch axes; None where these have one element.
         element: (P,) element of the latent; None where row j goes with element j.
@@ -114,6 +115,8 @@ class Conjugate(eqx.Module):
             return jnp.einsum("lpf,fm->lpm", flat, rows.statistics)
         assert isinstance(factor.family, LatentArgument)
         split = factor.family.split(flat)
+        if "coefficient" in factor.constants:
+            split = factor.family.of_scaled(split)
         if split.shape[1] == 1:  # all rows share their slots: a matrix product
             return jnp.einsum("lfm,lpf->lpm", split[:, 0], rows.statistics)
         return jnp.einsum("lpfm,lpf->lpm", split, rows.statistics)

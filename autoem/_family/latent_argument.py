@@ -93,6 +93,22 @@ class LatentArgument(AbstractFamily):
         both = jnp.concatenate([jnp.broadcast_to(constant, shape[:-1])[..., None], jnp.broadcast_to(own, shape)], -1)
         return jnp.reshape(both, (*shape[:-2], -1))
 
+    def scaled(self, statistics: Array, coefficient: Array) -> Array:
+        """(T, T log c / p, T c^e), (..., 3F): what rows with known c add to the coefficients of (1, φ(u)).
+
+        Such a row meets u' = c^(1/p) u, with features log u + log c / p and c^e u^(pe). Its own argument has c = 1.
+        """
+        exponent = self.kernel.exponent / self.power  # type: ignore[attr-defined]
+        log, power = jnp.log(coefficient) / self.power, coefficient**exponent
+        return jnp.concatenate([statistics, statistics * log[..., None], statistics * power[..., None]], -1)
+
+    def of_scaled(self, split: Array) -> Array:
+        """(A, C), (..., F, 3), as what multiplies `scaled` statistics: (..., 3F, 3)."""
+        constant, log, power = jnp.moveaxis(split, -1, 0)
+        none = jnp.zeros_like(log)
+        parts = (constant, log, none), (log, none, none), (none, none, power)
+        return jnp.concatenate([jnp.stack(p, -1) for p in parts], -2)
+
     def argument_conditional(
         self, name: str, statistics: Array, arguments: Arrays, constants: Arrays
     ) -> Conditional | None:
