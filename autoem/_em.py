@@ -20,6 +20,7 @@ from ._model import initial_values
 from ._params import checked, complete_params
 from ._refine import fit, refined
 from ._result import EMResult, EMState, Status
+from ._starts import started
 from ._types import Array, Key, Params, Refusal
 from ._uncertainty import certify, standard_errors
 from ._update import FLOORED, SENTENCES
@@ -258,6 +259,10 @@ class EM:
         (default 1e-8, or rounding where that is coarser), and the same extrapolation of the parameters' steps leaves
         less than 1e-6 (single precision: 0.02) of the parameters' size to go.
 
+        Without `init_params` maximised sites start from a draw of their prior or, where there are discrete latents,
+        from data, whichever is better after a few steps (of several restarts every second one starts from data). What
+        `numpyro.param` says stays.
+
         Args:
             rng_key: a JAX key; the same key gives the same result.
             num_steps: most steps.
@@ -286,6 +291,8 @@ class EM:
             states = self._init(derivation, keys, args, kwargs, init_params)
             _require_distinct(states)
         run = functools.partial(_loop, tol=tol, progress_bar=progress_bar)
+        if init_state is None and not init_params:
+            states = started(derivation, states, functools.partial(_loop, tol=tol, progress_bar=False))
         derivation, carry, log_likelihoods, objectives = fit(derivation, states, num_steps, run)
         for state, row in zip(states, log_likelihoods, strict=True):
             if not row[0] > LOG_ZERO / 10:

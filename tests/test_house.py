@@ -52,6 +52,7 @@ LAYERS = (
     "_render",
     "_derivation",
     "_refine",
+    "_starts",
     "_gaussian_posterior",
     "_conjugate_posterior",
     "_points_posterior",

@@ -29,6 +29,7 @@ from ._chain_tables import (
     total_values,
 )
 from ._factor import Factor
+from ._weighed import Weights, weighed_potential
 
 Slots = Sequence[Any]
 
@@ -67,8 +68,13 @@ class Chain(eqx.Module):
         tiny = jnp.finfo(total.dtype).tiny ** 0.5
         return jax.lax.cond(lowest > tiny, lambda: total, lambda: self._logarithmic(first, later))
 
-    def expected_statistics(self, slots: Slots, prepared: Any) -> tuple[Array, Slots]:
-        """L and S = ∇L, one array per factor, shaped like its slots."""
+    def expected_statistics(self, slots: Slots, prepared: Any, weights: Weights | None = None) -> tuple[Array, Slots]:
+        """L and S = ∇L, one array per factor, shaped like its slots.
+
+        With `weights` the latents are not summed over: their values have these weights.
+        """
+        if weights is not None:
+            return jax.value_and_grad(lambda s: self._weighed(s, prepared, weights))(slots)
         return jax.value_and_grad(lambda s: self.log_evidence(s, prepared))(slots)
 
     def marginals(self, slots: Slots) -> dict[str, Array]:
@@ -90,6 +96,15 @@ class Chain(eqx.Module):
             lambda t, log_p: jax.random.categorical(jax.random.fold_in(key, t), log_p, axis=0),
             jax.nn.logsumexp,
         )
+
+    def _weighed(self, slots: Slots, prepared: Any, weights: Weights) -> Array:
+        total = jnp.zeros(())
+        for factor, place, s, own, gate in zip(
+            self.factors, self.places, slots, self.prepare() if prepared is None else prepared, self.gates, strict=True
+        ):
+            p = potential(factor, place, self.shape, s, own)
+            total = total + weighed_potential(Potential(p.variables, p.array, gate), place, self.shape, weights)
+        return total
 
     def _potentials(self, slots: Slots, prepared: Any, tilt: dict[str, Any] | None) -> tuple[Array, list[Potential]]:
         """The log density of the first steps, over `beginning`, and the potentials of the others."""

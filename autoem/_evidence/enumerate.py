@@ -22,6 +22,7 @@ from ._elimination import (
     maximum,
 )
 from ._factor import Factor, sliced
+from ._weighed import Weights, weighed_table
 
 Slots = Sequence[Any]
 
@@ -83,14 +84,19 @@ class Enumeration(eqx.Module):
         total, _ = jax.lax.scan(step, jnp.zeros(()), starts)
         return total + (part(starts.size * size, rest) if rest else 0.0)
 
-    def expected_statistics(self, slots: Slots, prepared: Any) -> tuple[jax.Array, Slots]:
-        """L and S = ∇L, one array per factor, shaped like its slots: summed over all that the slots share."""
+    def expected_statistics(
+        self, slots: Slots, prepared: Any, weights: Weights | None = None
+    ) -> tuple[jax.Array, Slots]:
+        """L and S = ∇L, one array per factor, shaped like its slots: summed over all that the slots share.
+
+        With `weights` the latents are not summed over: their values have these weights.
+        """
         if self.layout.chunk is None:
-            return jax.value_and_grad(lambda s: self._whole(s, prepared, None))(slots)
+            return jax.value_and_grad(lambda s: self._whole(s, prepared, None, weights))(slots)
         size = self.layout.chunk[1]
 
         def part(start: Any, rows: int) -> Any:
-            return jax.value_and_grad(lambda s: self._part(s, start, rows))(slots)
+            return jax.value_and_grad(lambda s: self._part(s, start, rows, weights))(slots)
 
         def step(total: Any, start: Any) -> tuple[Any, None]:
             return jax.tree.map(jnp.add, total, part(start, size)), None
@@ -164,10 +170,13 @@ class Enumeration(eqx.Module):
         return {n: Variable(n, k, dims, self.scales.get(n)) for n, k, dims in self.layout.latents}
 
     def _eliminate(self, slots: Slots, prepared: Any, tilt: Any, reduction: Any) -> tuple[Any, list[Step]]:
+        return self.reduce(self._tables(slots, prepared), tilt, reduction)
+
+    def _tables(self, slots: Slots, prepared: Any) -> list[Table]:
         tables = []
         for i, (factor, s, (features, base)) in enumerate(zip(self.factors, slots, prepared, strict=True)):
             tables.append(self.as_table(i, factor.table(s, features, base, factor.batch_shape)))
-        return self.reduce(tables, tilt, reduction)
+        return tables
 
     def reduce(
         self, tables: list[Table], tilt: Any, reduction: Any, finish: Callable[[str, Any], Array] = added_up
@@ -178,8 +187,10 @@ class Enumeration(eqx.Module):
             tables = [*tables, Table(array, (name,), variables[name].dims)]
         return eliminate(tables, variables, dict(self.layout.sizes), reduction, finish)
 
-    def _whole(self, slots: Slots, prepared: Any, tilt: Any) -> jax.Array:
+    def _whole(self, slots: Slots, prepared: Any, tilt: Any, weights: Weights | None = None) -> jax.Array:
         prepared = tuple(f.statistics() for f in self.factors) if prepared is None else prepared
+        if weights is not None:
+            return _weighed(self._tables(slots, prepared), self.variables(), weights)
         return self._eliminate(slots, prepared, tilt, log_sum_exp)[0]
 
     def _starts(self) -> tuple[Any, int]:
@@ -188,8 +199,8 @@ class Enumeration(eqx.Module):
         whole, rest = divmod(dict(self.layout.sizes)[dim], rows)
         return jnp.arange(whole) * rows, rest
 
-    def _part(self, slots: Slots, start: Any, rows: int) -> jax.Array:
-        """L of `rows` rows from `start` on."""
+    def _part(self, slots: Slots, start: Any, rows: int, weights: Weights | None = None) -> jax.Array:
+        """L of `rows` rows from `start` on; with `weights`, as in `expected_statistics`."""
         assert self.layout.chunk is not None
         dim = self.layout.chunk[0]
         tables = []
@@ -210,7 +221,15 @@ class Enumeration(eqx.Module):
                 if jnp.shape(scale)[axis] > 1:
                     scale = jax.lax.dynamic_slice_in_dim(scale, start, rows, axis)
             variables[name] = Variable(name, variable.size, variable.dims, scale)
+        if weights is not None:
+            own = {n: jax.lax.dynamic_slice_in_dim(w, start, rows, 1 + variables[n].dims.index(dim))
+                   for n, w in weights.items()}  # fmt: skip
+            return _weighed(tables, variables, own)
         return eliminate(tables, variables, sizes)[0]
+
+
+def _weighed(tables: Sequence[Table], variables: dict[str, Variable], weights: Weights) -> jax.Array:
+    return sum((weighed_table(t, variables, weights) for t in tables), jnp.zeros(()))
 
 
 def chunk_for(factors: Sequence[Factor], layout: Layout, slot_shapes: Sequence[tuple[int, ...]]) -> Any:

@@ -9,6 +9,7 @@ import equinox as eqx
 import jax.numpy as jnp
 
 from .._types import Array, Key, StaticArray
+from ._weighed import Weights
 from .conjugate import Conjugate
 from .enumerate import Enumeration
 from .gaussian import Gaussian
@@ -55,13 +56,15 @@ class Mixed(eqx.Module, Generic[Engine]):
         slots = self._slots(inputs, self.continuous.tables(inputs[: self.count]))
         return self.continuous.log_base + self.discrete.log_evidence(slots, prepared)
 
-    def expected_statistics(self, inputs: Sequence[Any], prepared: Any = None) -> tuple[Array, list[Any]]:
-        """L and the expected statistics, in the order of the inputs."""
+    def expected_statistics(
+        self, inputs: Sequence[Any], prepared: Any = None, weights: Weights | None = None
+    ) -> tuple[Array, list[Any]]:
+        """L and the expected statistics, in the order of the inputs; `weights` as in the discrete engine."""
         given = inputs[: self.count]
         slots = self._slots(inputs, self.continuous.tables(given))
-        total, found = self.discrete.expected_statistics(slots, prepared)
-        *discrete, weights = found
-        flat = jnp.reshape(weights, (-1, weights.shape[-2]))
+        total, found = self.discrete.expected_statistics(slots, prepared, weights)
+        *discrete, states = found
+        flat = jnp.reshape(states, (-1, states.shape[-2]))
         return self.continuous.log_base + total, [*self.continuous.weighted_statistics(given, flat), *discrete]
 
     def weights(self, inputs: Sequence[Any]) -> Array:
