@@ -1,6 +1,8 @@
 """Times taken in turn, A B A B ..., so that a machine whose speed drifts slows both; ratios of medians are quoted."""
 
+import importlib.util
 import json
+import math
 import resource
 import subprocess
 import sys
@@ -26,6 +28,16 @@ class Row:
     def met(self) -> bool:
         """Whether the target is met."""
         return self.ratio >= self.target
+
+    @classmethod
+    def missing(cls, name: str, ours: str, target: float) -> "Row":
+        """A row whose peer cannot be imported."""
+        return cls(name, ours, "not installed", math.nan, target)
+
+
+def installed(package: str) -> bool:
+    """Whether a peer can be imported."""
+    return importlib.util.find_spec(package) is not None
 
 
 def seconds(call: Callable[[], Any]) -> float:

@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
+from numpyro.contrib.control_flow import scan
 from numpyro.distributions import constraints
 
 
@@ -72,3 +73,42 @@ def gamma_poisson(group, exposure, x):
         u = numpyro.sample("u", dist.Gamma(shape, rate))
     with numpyro.plate("data", len(x)):
         numpyro.sample("x", dist.Poisson(exposure * u[group]), obs=x)
+
+
+def _chain(k):
+    simplex, positive = constraints.simplex, constraints.positive
+    initial = numpyro.param("initial", jnp.ones(k) / k, constraint=simplex)
+    transition = numpyro.param("transition", jnp.full((k, k), 1 / k), constraint=simplex)
+    locs = numpyro.param("locs", jnp.arange(float(k)))
+    scales = numpyro.param("scales", jnp.ones(k), constraint=positive)
+    return initial, transition, locs, scales
+
+
+def hidden_markov(y, k):
+    """Hidden Markov model of one sequence (steps,)."""
+    initial, transition, locs, scales = _chain(k)
+    first = numpyro.sample("z_first", dist.Categorical(initial))
+    numpyro.sample("y_first", dist.Normal(locs[first], scales[first]), obs=y[0])
+
+    def step(z, y_t):
+        z = numpyro.sample("z", dist.Categorical(transition[z]))
+        numpyro.sample("y", dist.Normal(locs[z], scales[z]), obs=y_t)
+        return z, None
+
+    scan(step, first, y[1:])
+
+
+def hidden_markov_sequences(y, k):
+    """The same for many sequences (steps, sequences)."""
+    initial, transition, locs, scales = _chain(k)
+    with numpyro.plate("sequences", y.shape[1]):
+        first = numpyro.sample("z_first", dist.Categorical(initial))
+        numpyro.sample("y_first", dist.Normal(locs[first], scales[first]), obs=y[0])
+
+    def step(z, y_t):
+        with numpyro.plate("sequences", y.shape[1]):
+            z = numpyro.sample("z", dist.Categorical(transition[z]))
+            numpyro.sample("y", dist.Normal(locs[z], scales[z]), obs=y_t)
+        return z, None
+
+    scan(step, first, y[1:])

@@ -1,13 +1,7 @@
-"""Discrete chains, exactly: scaled forward recursion; its gradient is the backward recursion.
-
-A step takes the message (probabilities of the latest values, given the data so far), multiplies it by the factors of
-the step and sums the oldest values out (Rabiner 1989, with scale factors held constant in the derivative, so that the
-reverse sweep is the plain backward recursion). Where a scaled step would underflow, the same is done on logarithms.
-"""
+"""Discrete chains, exactly: log evidence by recursion, joint states by going back along the same steps."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -29,6 +23,7 @@ from ._chain_tables import (
     total_values,
 )
 from ._factor import Factor
+from ._recursion import joint, log_sum, log_total, reduced, streams
 from ._weighed import Weights, weighed_potential
 
 Slots = Sequence[Any]
@@ -61,12 +56,10 @@ class Chain(eqx.Module):
         """L(slots). `tilt` adds to the log density of each value of each element: its gradient is q(z)."""
         beginning, later = self._potentials(slots, prepared, tilt)
         if self.shape.start == self.shape.length:
-            return jnp.sum(_log_sum(beginning, len(self.shape.batch)))
+            return jnp.sum(log_sum(beginning, len(self.shape.batch)))
         lead = len(self.shape.message())
-        first = _log_sum(beginning, len(self.shape.batch), keep=lead)
-        total, lowest = self._scaled(first, later)
-        tiny = jnp.finfo(total.dtype).tiny ** 0.5
-        return jax.lax.cond(lowest > tiny, lambda: total, lambda: self._logarithmic(first, later))
+        first = log_sum(beginning, len(self.shape.batch), keep=lead)
+        return log_total(self.shape, first, tuple(later))
 
     def expected_statistics(self, slots: Slots, prepared: Any, weights: Weights | None = None) -> tuple[Array, Slots]:
         """L and S = ∇L, one array per factor, shaped like its slots.
@@ -133,110 +126,6 @@ class Chain(eqx.Module):
                 later.append(in_time(p, place, shape.start, shape.length))
         return beginning, merged(later)
 
-    def _scaled(self, first: Array, later: Sequence[Potential]) -> tuple[Array, Array]:
-        """L by the scaled recursion, and the smallest scale factor."""
-        shape = self.shape
-        axes = tuple(range(len(shape.message())))
-        steps = shape.length - shape.start
-        level = jax.lax.stop_gradient(jnp.max(first, axes, keepdims=True))
-        level = jnp.where(jnp.isfinite(level), level, 0.0)
-        message = jnp.exp(first - level)
-        total = jnp.sum(level)
-        fixed: list[Potential] = []
-        moving: list[Potential] = []
-        for p in later:
-            lead = tuple(range(len(p.variables)))
-            top = jax.lax.stop_gradient(jnp.max(p.array, lead, keepdims=True))
-            varies = p.array.shape[len(lead)] > 1
-            if varies:
-                total = total + jnp.sum(jnp.broadcast_to(top, (*[1] * len(lead), steps, *shape.batch)))
-            weight = jnp.exp(p.array - top if varies else p.array)
-            if varies:
-                moving.append(Potential(p.variables, jnp.moveaxis(weight, len(lead), 0)))
-            else:
-                fixed.append(Potential(p.variables, jnp.squeeze(weight, len(lead)), p.gate, math.exp(p.closed)))
-        gates = [jnp.broadcast_to(p.gate, (steps, *shape.batch)) for p in fixed if p.gate is not None]
-
-        def step(message: Array, own: Any) -> tuple[Array, Array]:
-            arrays, open_ = own
-            pieces = [(p.variables, a) for p, a in zip(moving, arrays, strict=True)]
-            pieces += [(p.variables, p.array) for p in fixed if p.gate is None]
-            gated = [(p.variables, p.array) for p in fixed if p.gate is not None]
-            new = self._advance(message, [*pieces, *gated])
-            if gated:
-                closed = math.prod(p.closed for p in fixed if p.gate is not None)
-                new = jnp.where(open_, new, self._advance(message, pieces) * closed)
-            scale = jax.lax.stop_gradient(jnp.sum(new, axes))
-            return new / jnp.where(scale > 0, scale, 1.0), scale
-
-        opened = gates[0] if gates else jnp.zeros((steps, 0))
-        message, scales = jax.lax.scan(step, message, ([p.array for p in moving], opened))
-        # A scale of zero is not a result: the caller sees the smallest, and goes on with logarithms.
-        rest = jnp.sum(message, axes)
-        total = total + jnp.sum(jnp.log(jnp.where(scales > 0, scales, 1.0)))
-        total = total + jnp.sum(jnp.log(jnp.where(rest > 0, rest, 1.0)))
-        return total, jnp.min(scales)
-
-    def _advance(self, message: Array, pieces: Sequence[tuple[tuple[Variable, ...], Array]]) -> Array:
-        """One step: multiply and sum out, over (message's variables, batch...)."""
-        shape = self.shape
-        chained = {n for n, _, _ in shape.latents}
-        labels: dict[Any, int] = {v: i for i, v in enumerate(shape.step())}
-        batch = [len(labels) + i for i in range(len(shape.batch))]
-        before = [labels[(n, lag + 1) if n in chained else (n, lag)] for n, lag in shape.message()]
-        operands: list[Any] = [message, [*before, *batch]]
-        for variables, array in pieces:
-            lead = len(variables)
-            kept = [
-                b for b, n in zip(batch, array.shape[lead:], strict=True) if n > 1 or n == shape.batch[b - batch[0]]
-            ]
-            gone = [lead + i for i, b in enumerate(batch) if b not in kept]
-            operands += [jnp.squeeze(array, tuple(gone)), [*(labels[v] for v in variables), *kept]]
-        present = {i for spec in operands[1::2] for i in spec}
-        out = [labels[v] for v in shape.message()]
-        result = jnp.einsum(*operands, [i for i in (*out, *batch) if i in present], optimize="optimal")
-        lengths = [shape.sizes[n] for n, _ in shape.message()]
-        if not all(i in present for i in out):
-            at = iter(result.shape)
-            result = jnp.reshape(result, [next(at) if i in present else 1 for i in (*out, *batch)])
-            result = jnp.broadcast_to(result, (*lengths, *shape.batch))
-        return result
-
-    def _logarithmic(self, first: Array, later: Sequence[Potential]) -> Array:
-        """L by a recursion on logarithms."""
-
-        def step(message: Array, own: Any) -> tuple[Array, None]:
-            return _log_sum(
-                self._joint(message, own, later), len(self.shape.batch), keep=len(self.shape.message())
-            ), None
-
-        message, _ = jax.lax.scan(step, first, self._streams(later))
-        return jnp.sum(_log_sum(message, len(self.shape.batch)))
-
-    def _streams(self, later: Sequence[Potential]) -> Any:
-        """What changes from step to step, steps leading: arrays and gates, None where nothing does."""
-        steps = self.shape.length - self.shape.start
-        arrays = [jnp.moveaxis(p.array, len(p.variables), 0) if p.array.shape[len(p.variables)] > 1 else None
-                  for p in later]  # fmt: skip
-        gates = [None if p.gate is None else jnp.broadcast_to(p.gate, (steps, *self.shape.batch)) for p in later]
-        return arrays, gates, jnp.arange(steps)
-
-    def _joint(self, message: Array, own: Any, later: Sequence[Potential]) -> Array:
-        """Log density of one step over `step()` and batch."""
-        shape = self.shape
-        chained = {n for n, _, _ in shape.latents}
-        arrays, gates, _ = own
-        axes = shape.step()
-        before = tuple((n, lag + 1) if n in chained else (n, lag) for n, lag in shape.message())
-        total = Potential(before, message).aligned(axes, message, len(shape.batch))
-        for p, array, gate in zip(later, arrays, gates, strict=True):
-            value = jnp.squeeze(p.array, len(p.variables)) if array is None else array
-            if gate is not None:
-                value = jnp.where(gate, value, p.closed)
-            total = total + p.aligned(axes, value, len(shape.batch))
-        lengths = [shape.sizes[n] for n, _ in axes]
-        return jnp.broadcast_to(total, (*lengths, *shape.batch))
-
     def _choose(
         self, slots: Slots, pick: Callable[[Any, Array], Array], reduction: Callable[..., Array]
     ) -> tuple[dict[str, Array], Array]:
@@ -244,11 +133,11 @@ class Chain(eqx.Module):
         shape = self.shape
         beginning, later = self._potentials(slots, self.prepare(), None)
         lead, batch = len(shape.message()), len(shape.batch)
-        first = _reduced(beginning, batch, lead, reduction)
+        first = reduced(beginning, batch, lead, reduction)
         sizes = shape.sizes
 
         def forwards(message: Array, own: Any) -> tuple[Array, Array]:
-            new = _reduced(self._joint(message, own, later), batch, lead, reduction)
+            new = reduced(joint(shape, message, own, later), batch, lead, reduction)
             # Only differences between values matter from here on.
             new = new - jnp.max(new, tuple(range(lead)), keepdims=True)
             return new, message
@@ -256,7 +145,7 @@ class Chain(eqx.Module):
         def backwards(state: tuple[Array, Array], own: Any) -> Any:
             chosen, log_q = state
             message, stream = own
-            log_p = _given(self._joint(message, stream, later), chosen, batch, total_values(shape.message(), sizes))
+            log_p = _given(joint(shape, message, stream, later), chosen, batch, total_values(shape.message(), sizes))
             index, log_q = _picked(pick, stream[-1] + 2, log_p, log_q)
             old = _unravelled(index, shape.summed(), sizes)
             now = _unravelled(chosen, shape.message(), sizes) | old
@@ -267,8 +156,8 @@ class Chain(eqx.Module):
         log_q = jnp.zeros(())
         states: dict[str, Array] = {}
         if shape.start < shape.length:
-            streams = self._streams(later)
-            last, messages = jax.lax.scan(forwards, first, streams)
+            own = streams(shape, later)
+            last, messages = jax.lax.scan(forwards, first, own)
             final = jnp.reshape(last, (-1, *shape.batch))
         else:
             final = jnp.reshape(first, (-1, *shape.batch))
@@ -276,7 +165,7 @@ class Chain(eqx.Module):
         at_end = _unravelled(chosen, shape.message(), sizes)
         old: dict[Variable, Array] = {}
         if shape.start < shape.length:
-            (chosen, log_q), old = jax.lax.scan(backwards, (chosen, log_q), (messages, streams), reverse=True)
+            (chosen, log_q), old = jax.lax.scan(backwards, (chosen, log_q), (messages, own), reverse=True)
         log_p = _given(beginning, chosen, batch, total_values(shape.message(), sizes))
         rest = shape.beginning()[lead:]
         index, log_q = _picked(pick, 0, log_p, log_q)
@@ -293,16 +182,6 @@ class Chain(eqx.Module):
         for name, _, _ in shape.statics:
             states[name] = opening[name, 0]
         return states, jnp.sum(log_q)
-
-
-def _log_sum(array: Array, batch: int, keep: int = 0) -> Array:
-    return _reduced(array, batch, keep, jax.nn.logsumexp)
-
-
-def _reduced(array: Array, batch: int, keep: int, reduction: Callable[..., Array]) -> Array:
-    """Reduce the axes between the first `keep` and the last `batch`."""
-    axes = tuple(range(keep, array.ndim - batch))
-    return reduction(array, axis=axes) if axes else array
 
 
 def _given(joint: Array, chosen: Array, batch: int, values: int) -> Array:
