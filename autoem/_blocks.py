@@ -15,7 +15,7 @@ from ._conjugacy import Entrance, find_entrances
 from ._conjugate import lay_out_conjugate
 from ._design import Design
 from ._discrete import Union, batch_shape, evidence_factor, lay_out_discrete
-from ._evidence import Chain, Conjugate, Enumeration, Gaussian, Mixed, Observed, Quadrature
+from ._evidence import Chain, Conjugate, Enumeration, Gaussian, Mixed, Observed, Quadrature, Sampled
 from ._factors import Skeleton, complete_data, numbers_of
 from ._family import LinearGaussian
 from ._gaussian import lay_out
@@ -35,7 +35,7 @@ _TRACED = (
 )
 
 
-Evidence: TypeAlias = Enumeration | Chain | Observed | Gaussian | Conjugate | Mixed | Quadrature
+Evidence: TypeAlias = Enumeration | Chain | Observed | Gaussian | Conjugate | Mixed | Quadrature | Sampled
 
 
 @dataclass(frozen=True)

@@ -12,14 +12,15 @@ import jax.numpy as jnp
 
 from ._blocks import Evidence, build, declined
 from ._complete import CompleteData
-from ._evidence import Chain, Quadrature, Read
+from ._evidence import LADDER, Chain, Chains, Drawn, Quadrature, Read, Sampled
 from ._factors import Skeleton
 from ._model import Model, read_model
+from ._options import Sampling
 from ._places import Plan
 from ._points import settled
 from ._recognise import recognise
 from ._render import Page, page
-from ._types import Array, Declined, Params, Refusal
+from ._types import Array, Declined, Key, Params, Refusal
 from ._update import ClosedForm, Update
 
 
@@ -64,7 +65,7 @@ class Machine(eqx.Module):
         return tuple(e.prepare() for e in self.evidences)
 
     def log_likelihood(self, params: Params, prepared: Sequence[Any] | None = None) -> Array:
-        """Observed-data log-likelihood."""
+        """Observed-data log-likelihood; where latents are sampled an estimate of it, with the same draws every time."""
         inputs = self.complete.inputs(params)
         prepared = [None] * len(self.evidences) if prepared is None else prepared
         total = jnp.zeros(())
@@ -73,6 +74,9 @@ class Machine(eqx.Module):
                 read, slots = self.seen(evidence, params, at)
                 frozen, _ = self.seen(evidence, jax.lax.stop_gradient(params), at)
                 total = total + evidence.log_evidence(read, frozen, slots)
+            elif isinstance(evidence, Sampled):
+                own = self.reader(params, at), self.frozen(params, at)
+                total = total + evidence.log_evidence(*own, jax.random.key(0))
             else:
                 total = total + evidence.log_evidence([inputs[i] for i in at], data)
         return total
@@ -86,20 +90,56 @@ class Machine(eqx.Module):
             params: the parameters.
             at: positions of its sites.
         """
+        inputs = self.complete.inputs(params)
+        return self.reader(params, at[: engine.count]), [inputs[i] for i in at[engine.count :]]
+
+    def reader(self, params: Params, at: Sequence[int]) -> Read:
+        """Arguments of some sites as a function of their continuous latents."""
 
         def read(points: dict[str, Any]) -> list[Any]:
             arguments = self.complete.at(points).arguments(params)
-            return [arguments[i] for i in at[: engine.count]]
+            return [arguments[i] for i in at]
 
-        inputs = self.complete.inputs(params)
-        return read, [inputs[i] for i in at[engine.count :]]
+        return read
+
+    def frozen(self, params: Params, at: Sequence[int]) -> Read:
+        """The same, constant as far as derivatives are concerned."""
+        return self.reader(jax.lax.stop_gradient(params), at)
 
     def objective(self, params: Params) -> Array:
         """What EM climbs: the log-likelihood plus the log priors."""
         return self.log_likelihood(params) + self.complete.log_prior(params)
 
-    def e_step(self, params: Params, prepared: Sequence[Any]) -> tuple[Array, Expected]:
-        """The log-likelihood and the expected sufficient statistics of every factor."""
+    def draw(self, params: Params, key: Key, chains: Mapping[str, Chains]) -> dict[str, Drawn]:
+        """Draws of the latents that are sampled, by their axis.
+
+        Args:
+            params: given those.
+            key: a JAX key.
+            chains: what the last E-step handed on.
+        """
+        keys = jax.random.split(key, len(self.samplers) + 1)
+        return {e.axis: e.draw(self.reader(params, at), k, chains[e.axis])
+                for (e, at), k in zip(self.samplers, keys, strict=False)}  # fmt: skip
+
+    def remembered(self, drawn: Mapping[str, Drawn]) -> dict[str, Drawn]:
+        """What an E-step averages over: those draws, and what is remembered of earlier ones."""
+        return {e.axis: e.remembered(drawn[e.axis]) if e.memory else drawn[e.axis] for e, _ in self.samplers}
+
+    def start(self) -> dict[str, Chains]:
+        """What the samplers begin with."""
+        return {e.axis: e.start() for e, _ in self.samplers}
+
+    def e_step(
+        self, params: Params, prepared: Sequence[Any], drawn: Mapping[str, Drawn] | None = None
+    ) -> tuple[Array, Expected]:
+        """The log-likelihood and the expected sufficient statistics of every factor.
+
+        Args:
+            params: given those.
+            prepared: what `prepare` returned.
+            drawn: draws of the latents that are sampled.
+        """
         inputs = self.complete.inputs(params)
         total, statistics, points = jnp.zeros(()), [None] * len(inputs), {}
         for evidence, at, data in zip(self.evidences, self.positions, prepared, strict=True):
@@ -109,12 +149,36 @@ class Machine(eqx.Module):
                 points |= placed.values
                 found = evidence.expected_statistics(placed, read(placed.values))
                 value = placed.total
+            elif isinstance(evidence, Sampled):
+                draws = (drawn or {})[evidence.axis].draws
+                points |= draws.values
+                found = evidence.expected_statistics(draws, self.reader(params, at)(draws.values))
+                value = draws.total
             else:
                 value, found = evidence.expected_statistics([inputs[i] for i in at], data)
             total = total + value
             for i, s in zip(at, found, strict=True):
                 statistics[i] = s
         return total, Expected(statistics, points)
+
+    def relative(self, params: Params, origin: Params, drawn: Mapping[str, Drawn]) -> Array:
+        """The objective, up to a constant, from draws that were made at `origin`.
+
+        There its gradient is that of the objective (Fisher's identity) and its Hessian too (Louis').
+        """
+        inputs = self.complete.inputs(params)
+        total = self.complete.log_prior(params)
+        for evidence, at in zip(self.evidences, self.positions, strict=True):
+            if isinstance(evidence, Sampled):
+                own = self.reader(params, at), self.frozen(origin, at)
+                total = total + evidence.relative(drawn[evidence.axis].draws, *own)
+            elif isinstance(evidence, Quadrature):
+                read, slots = self.seen(evidence, params, at)
+                frozen, _ = self.seen(evidence, jax.lax.stop_gradient(params), at)
+                total = total + evidence.log_evidence(read, frozen, slots)
+            else:
+                total = total + evidence.log_evidence([inputs[i] for i in at], None)
+        return total
 
     def m_step(self, params: Params, expected: Expected) -> tuple[Params, dict[str, Any]]:
         """Parameters that raise Q, and what had to be done to keep them finite."""
@@ -130,6 +194,12 @@ class Machine(eqx.Module):
         """The engines that integrate numerically, and the positions of their factors."""
         pairs = zip(self.evidences, self.positions, strict=True)
         return tuple((e, at) for e, at in pairs if isinstance(e, Quadrature))
+
+    @property
+    def samplers(self) -> tuple[tuple[Sampled, tuple[int, ...]], ...]:
+        """The engines that sample, and the positions of their factors."""
+        pairs = zip(self.evidences, self.positions, strict=True)
+        return tuple((e, at) for e, at in pairs if isinstance(e, Sampled))
 
 
 @dataclass(frozen=True)
@@ -221,9 +291,12 @@ class Derivation:
         found = {n: self._latent(n) for n in model.latents} | dict.fromkeys(model.gaussians, _GAUSSIAN)
         found |= {s.site.name: _conjugate(s, skeletons) for s in skeletons if s.site.role == "conjugate"}
         found |= {n: self._quadrature(n, e) for e, _ in machine.quadratures for n in e.names}
+        found |= {n: self._sampled(n, e) for e, _ in machine.samplers for n in e.names}
         self.latents = found
-        estimated = {i for _, at in machine.quadratures for i in at}
-        self.params = {n: _parameter(p, any(q.entry in estimated for q in p.places)) for n, p in plans.items()}
+        over = {i: "the points of a quadrature" for _, at in machine.quadratures for i in at}
+        over |= {i: "draws" for _, at in machine.samplers for i in at}
+        self.params = {n: _parameter(p, " and ".join(dict.fromkeys(over[q.entry] for q in p.places if q.entry in over)))
+                       for n, p in plans.items()}  # fmt: skip
         self.exact = all(f.exact for f in (*self.latents.values(), *self.params.values()))
         self.closed_form = all(f.method != "newton" and f.method != "gradient" for f in self.params.values())
         initial = {n: p.initial for n, p in model.parameters.items()}
@@ -243,6 +316,9 @@ class Derivation:
         size = len(site.support)
         family = "bernoulli" if site.binary else "categorical"
         for evidence in self.machine.evidences:
+            if isinstance(evidence, Sampled) and name in evidence.cells.discrete:
+                reason = f"summed over its {size} values at every draw of {', '.join(evidence.names)}"
+                return Found(family, "enumeration", False, reason)
             if isinstance(evidence, Quadrature) and name in evidence.discrete:
                 inner = name in evidence.summed.latents
                 how = "at every point of" if inner else "above the cells of"
@@ -260,6 +336,15 @@ class Derivation:
         said = _sentence(check) if check else "to be compared with more of them once parameters are known"
         reason = f"{engine.describe()}; {said}"
         return Found(family, "quadrature", False, reason, (self.model.points[name],))
+
+    def _sampled(self, name: str, engine: Sampled) -> Found:
+        family = self.model.hidden[name].distribution.lower()
+        why = self.model.points[name]
+        dims = engine.shape[1]
+        most = max(LADDER)
+        many = (f"quadrature takes at most {most} coupled coordinates; here are {dims}",) if dims > most else ()
+        reason = f"{engine.describe()}; all else is exact given the draws"
+        return Found(family, "monte carlo", False, reason, (why, *many))
 
     @property
     def page(self) -> Page:
@@ -288,8 +373,8 @@ def _conjugate(own: Skeleton, skeletons: Sequence[Skeleton]) -> Found:
 
 def _point_shapes(machine: Machine) -> dict[str, Any]:
     real = jnp.result_type(float)
-    return {seat.name: jax.ShapeDtypeStruct((e.size, *seat.shape), real)
-            for e, _ in machine.quadratures for seat in e.seats}  # fmt: skip
+    counts = [(e, e.size) for e, _ in machine.quadratures] + [(e, e.held) for e, _ in machine.samplers]
+    return {seat.name: jax.ShapeDtypeStruct((count, *seat.shape), real) for e, count in counts for seat in e.seats}
 
 
 def _sentence(check: Check) -> str:
@@ -297,29 +382,30 @@ def _sentence(check: Check) -> str:
     return f"{check.against} nodes instead of {check.nodes} change the log-likelihood by {check.change:.1g}{how}"
 
 
-def _parameter(plan: Plan, estimated: bool) -> Found:
-    """What was decided about a parameter; `estimated`: it enters a site whose statistics come from quadrature."""
+def _parameter(plan: Plan, over: str) -> Found:
+    """What was decided about a parameter; `over`: what the statistics of its sites are averages over, if estimated."""
+    estimated = bool(over)
     declined = tuple(dict.fromkeys(plan.declined))
     if plan.update is None:
         return Found("none", "fixed", True, "no factor depends on it", declined)
     method = plan.update.method
     if method != "closed form":
-        of = "Q, a sum over the points of a quadrature" if estimated else "the exact Q on the expected statistics"
+        of = f"Q, a sum over {over}" if estimated else "the exact Q on the expected statistics"
         return Found("none", method, not estimated, f"climbs {of}", declined)
     what = "the mode of its conditional" if isinstance(plan.update, ClosedForm) else "weighted least squares"
     ecm = "; conditional on the other parameters (ECM)" if plan.conditional else ""
-    of = ", on averages over the points of a quadrature" if estimated else ""
+    of = f", on averages over {over}" if estimated else ""
     weights = f", weighted by the expected precisions of {' and '.join(plan.hidden)}" if plan.hidden else ""
     reason = f"{what}, features {{{plan.features}}}{weights}{ecm}{of}"
     return Found(_parameter_family(plan), method, not estimated, reason, declined)
 
 
-def _built(model: Model) -> tuple[Model, Any]:
+def _built(model: Model, sampled: Any) -> tuple[Model, Any]:
     """The model with all latents that no exact engine takes among its `points`, and what `build` makes of it."""
     why: Declined | None = None
     while True:
         try:
-            model = settled(model, declined(model))
+            model = settled(model, declined(model), sampled)
             return model, build(model)
         except Declined as refusal:
             why = refusal
@@ -338,6 +424,7 @@ def derive(
     flat: Any,
     leaves: bool = False,
     augmented: bool = True,
+    sampled: Mapping[str, Sampling] | Sampling | None = None,
 ) -> Derivation:
     """Read a model and derive its EM algorithm.
 
@@ -346,15 +433,19 @@ def derive(
         args, kwargs: its arguments.
         maximize, flat: as in `EM`.
         leaves, augmented: as in `read_model`.
+        sampled: latents that are to be sampled, and how; or how to sample where that is needed.
 
     Raises:
         ValueError: bad input.
         Refusal: a part that autoem cannot do exactly.
     """
     read = read_model(model, args, kwargs, maximize, flat, leaves, augmented)
-    read, (complete, blocks, skeletons) = _built(read)
+    read, (complete, blocks, skeletons) = _built(read, sampled)
     updates, plans = recognise(read, complete, {s.site.name: s.why for s in skeletons})
     positions = tuple(b.positions for b in blocks)
+    if isinstance(sampled, Sampling) and not any(isinstance(b.evidence, Sampled) for b in blocks):
+        raise ValueError("e_step= says how to sample, but every latent of this model has an exact engine or a "
+                         "quadrature; to sample a latent all the same, name it: e_step={'name': ...}.")  # fmt: skip
     machine = Machine(complete, tuple(b.evidence for b in blocks), positions, tuple(updates))
     detailed = Machine(complete, tuple(b.detailed for b in blocks), positions, tuple(updates))
     return Derivation(read, machine, detailed, skeletons, plans)

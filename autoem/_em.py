@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -14,9 +14,11 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from . import _posterior
+from ._ascent import fit_sampled, sampled_update
 from ._derivation import Derivation, Machine, derive
 from ._family import LOG_ZERO
 from ._model import initial_values
+from ._options import Sampling, check_sampling
 from ._params import checked, complete_params
 from ._refine import fit, refined
 from ._result import EMResult, EMState, Status
@@ -155,10 +157,13 @@ class EM:
         flat: names of maximised sites whose prior is ignored (maximum likelihood), or True for all of them.
         strict: raise where a part is not exact or not in closed form.
         check: run the run-time certificate: log p(x, z) - log q(z | x) must be the log-likelihood for every z.
-            A model that needs quadrature is refused then: more nodes are its check, and always run.
+            A model that needs quadrature or sampling is refused then: more nodes are the one's check, standard errors
+            the other's, and both are always there.
         augment: give mixtures, zero-inflated counts and the like their hidden variable back where that makes the
             model conjugate: `x ~ MixtureSameFamily(...)` gets its assignment, a latent `x_assignment`. The fitted
             parameters, the log-likelihood and the standard errors are those of the model as written.
+        e_step: how to sample latents: a `MonteCarlo` or `SAEM` for all that no exact engine and no quadrature takes, or
+            a dict, latent name -> such an object, to sample those latents whatever engine there is.
 
     Raises:
         ValueError: on bad names, from the first method that sees data.
@@ -173,15 +178,18 @@ class EM:
         strict: bool = False,
         check: bool = False,
         augment: bool = True,
+        e_step: Mapping[str, Sampling] | Sampling | None = None,
     ) -> None:
         if not callable(model):
             raise TypeError(f"EM needs a model, a callable; got {type(model).__name__}.")
+        check_sampling(e_step)
         self.model = model
         self.maximize = maximize
         self.flat = flat
         self.strict = strict
         self.check = check
         self.augment = augment
+        self.e_step = e_step
         functools.update_wrapper(self, model)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -195,12 +203,14 @@ class EM:
             ValueError: bad data or names.
             NotImplementedError: a part of the model that autoem declines, or with `strict`, does not do in closed form.
         """
-        derivation = derive(self.model, args, kwargs, self.maximize, self.flat, augmented=self.augment)
+        derivation = derive(self.model, args, kwargs, self.maximize, self.flat, augmented=self.augment,
+                            sampled=self.e_step)  # fmt: skip
         if self.strict:
             _require_strict(derivation)
-        if self.check and derivation.machine.quadratures:
+        if self.check and derivation.model.points:
             raise Refusal(f"check=True certifies exact E-steps, and that of {list(derivation.model.points)} is by "
-                          "quadrature. Its own check, more nodes, is always run.")  # fmt: skip
+                          "quadrature or sampling. More nodes are the one's check, which is always run; the other's "
+                          "are the standard errors that a result carries.")  # fmt: skip
         return derivation
 
     def init(self, rng_key: Key, *args: Any, init_params: Params | None = None, **kwargs: Any) -> EMState:
@@ -223,16 +233,24 @@ class EM:
         for params, left in initial_values(self.model, args, kwargs, keys, derivation.model.parameters):
             flags = {n: np.zeros((), int) for n in params}
             blank = np.full((), np.nan, jnp.result_type(float))
-            states.append(EMState({**params, **given}, left, blank, np.zeros((), int), flags))
+            chains = derivation.machine.start()
+            states.append(EMState({**params, **given}, left, blank, np.zeros((), int), flags, chains))
         return states
 
     def update(self, state: EMState, *args: Any, **kwargs: Any) -> tuple[EMState, Array]:
         """One EM step: pure, so `jit` and `vmap` it as you like.
 
+        Where latents are sampled the step uses `num_samples` draws, with a key split off the state's; `run` decides
+        whether a step is to be believed, `update` takes every one.
+
         Returns:
             The new state, and the log-likelihood of the parameters that came in.
         """
         machine = self.derive(*args, **kwargs).machine
+        if machine.samplers:
+            left, key = jax.random.split(state.rng_key)
+            params, flags, log_likelihood, chains = sampled_update(machine, state.params, key, state.chains)
+            return EMState(params, left, log_likelihood, state.num_steps + 1, flags, chains), log_likelihood
         params, flags, log_likelihood = _update(machine, state.params)
         return EMState(params, state.rng_key, log_likelihood, state.num_steps + 1, flags), log_likelihood
 
@@ -257,7 +275,8 @@ class EM:
 
         Converged means twice in a row: Aitken's extrapolation leaves less than `tol` to gain in the objective
         (default 1e-8, or rounding where that is coarser), and the same extrapolation of the parameters' steps leaves
-        less than 1e-6 (single precision: 0.02) of the parameters' size to go.
+        less than 1e-6 (single precision: 0.02) of the parameters' size to go. Where latents are sampled it means that
+        a Newton step would gain less than `tol` (default 0.005) in the objective, and that noise accounts for less.
 
         Without `init_params` maximised sites start from a draw of their prior or, where there are discrete latents,
         from data, whichever is better after a few steps (of several restarts every second one starts from data). What
@@ -290,6 +309,12 @@ class EM:
             keys = [rng_key] if num_restarts == 1 else list(jax.random.split(rng_key, num_restarts))
             states = self._init(derivation, keys, args, kwargs, init_params)
             _require_distinct(states)
+        if derivation.machine.samplers:
+            result = fit_sampled(derivation, states, num_steps, tol, progress_bar)
+            _warn(result.state.flags, result.status)
+            if throw and not result.converged:
+                raise RuntimeError(result.status.value)
+            return result
         run = functools.partial(_loop, tol=tol, progress_bar=progress_bar)
         if init_state is None and not init_params:
             states = started(derivation, states, functools.partial(_loop, tol=tol, progress_bar=False))
@@ -330,7 +355,8 @@ class EM:
     def log_likelihood(self, params: Params, *args: Any, **kwargs: Any) -> Array:
         """Observed-data log-likelihood, every constant included, without the priors of maximised sites.
 
-        Differentiable in `params`.
+        Differentiable in `params`. Where latents are sampled it is an importance estimate, from the same draws for the
+        same data; `EMResult.monte_carlo` holds the standard error of such an estimate.
         """
         derivation = self._for(params, self.derive(*args, **kwargs))
         return _log_likelihood(derivation.machine, complete_params(params, derivation))
@@ -371,7 +397,7 @@ class EM:
         if not derivation.model.unused:
             return derivation
         try:
-            return derive(self.model, args, kwargs, self.maximize, self.flat, True, self.augment)
+            return derive(self.model, args, kwargs, self.maximize, self.flat, True, self.augment, self.e_step)
         except Refusal:
             return derivation
 
@@ -436,5 +462,5 @@ def _warn(flags: dict[str, Any], status: Status) -> None:
     for name, flag in flags.items():
         if int(flag):
             warnings.warn(f"Parameter {name!r} {SENTENCES[int(flag)]}.", stacklevel=3)
-    if status in (Status.DECREASED, Status.NONFINITE, Status.INACCURATE):
+    if status not in (Status.CONVERGED, Status.MAX_STEPS, Status.DEGENERATE):
         warnings.warn(status.value, stacklevel=3)

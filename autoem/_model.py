@@ -19,6 +19,7 @@ from numpyro.primitives import Messenger
 from ._augment import Note, Rewritten, augment
 from ._links import Program, analyse, restricted, seams, trace
 from ._normalised import Unknowns, is_one
+from ._options import Sampling
 from ._reads import Read, separate
 from ._scans import SteadyScans, aligned, watched
 from ._sites import Site, check_data, own_kernel, read_site, site_outputs
@@ -65,6 +66,7 @@ class Model:
         auxiliaries: latents that autoem added, which are not the user's.
         notes: what was done, or not, about sites with a hidden representation.
         points: continuous latents that are integrated numerically, in order, and why no exact engine takes them.
+        sampled: those that the user wants sampled, and how; or how to sample wherever it is needed.
     """
 
     sites: dict[str, Site]
@@ -82,6 +84,7 @@ class Model:
     auxiliaries: tuple[str, ...] = ()
     notes: tuple[Note, ...] = ()
     points: Mapping[str, str] = field(default_factory=dict)
+    sampled: Mapping[str, Sampling] | Sampling = field(default_factory=dict)
 
     @property
     def axes(self) -> tuple[str, ...]:

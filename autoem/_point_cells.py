@@ -13,13 +13,17 @@ from numpyro.distributions import constraints
 
 from ._cells import Cells, element_numbers, find_cells
 from ._discrete import batch_shape, evidence_factor, lay_out_discrete
-from ._evidence import LADDER, Enumeration, Factor, Quadrature, Seat, Summed
+from ._evidence import FEW, LADDER, Enumeration, Factor, Quadrature, Sampled, Seat, Summed
 from ._factors import Skeleton
 from ._links import Coordinates
 from ._model import Model
+from ._options import MonteCarlo, Sampling
 from ._points import free_shape
 from ._rows import Touch
 from ._types import Refusal, StaticArray
+
+_MOST = 1000
+"""Coupled coordinates up to which their curvature is formed."""
 
 _MOST_STATES = 16
 """Joint states of discrete latents for each of which a cell is integrated by itself."""
@@ -56,8 +60,8 @@ class _Division:
 
 def lay_out_points(
     model: Model, sites: Sequence[Site], names: Sequence[str], members: Sequence[str], axis: str
-) -> tuple[Quadrature, tuple[int, ...]]:
-    """The engine, and the positions of its factors.
+) -> tuple[Quadrature | Sampled, tuple[int, ...]]:
+    """The engine, and the positions of its factors: a quadrature of small cells, or else a sampler.
 
     Args:
         model: the model.
@@ -66,10 +70,17 @@ def lay_out_points(
         axis: name of the points' axis.
 
     Raises:
+        ValueError: the user gives different options to latents that meet.
         Refusal: a cell has too many coordinates, or the sum over the discrete latents is not tractable.
     """
     free = {n: free_shape(model.sites[n], model.avals[n].shape) for n in names}
-    found = _divided(model, sites, {n: math.prod(free[n]) for n in names}, members)
+    width = {n: math.prod(free[n]) for n in names}
+    option = _option(model, names)
+    found = _divided(model, sites, width, members)
+    if option is None and found.dims.max() > max(LADDER):
+        option = model.sampled if isinstance(model.sampled, Sampling) else MonteCarlo()
+    if option is not None and members:  # a sampler moves in one density: discrete latents are summed within it
+        found = _division(model, sites, width, members, ())
     slot = _slots(found, model, free)
     seats = []
     for name in names:
@@ -79,8 +90,42 @@ def lay_out_points(
     most = int(found.dims.max())
     real = (np.arange(most) < found.dims[:, None]).astype(jax.dtypes.canonicalize_dtype(float))
     above, elements = _above(model, names, found)
-    engine = Quadrature(_summed(model, found), tuple(seats), real, _first_rung(seats, most), axis, above, elements)
+    nodes = _first_rung(seats, most) if option is None else 0
+    cells = Quadrature(_summed(model, found), tuple(seats), real, nodes, axis, above, elements)
+    engine = cells if option is None else _sampled(model, cells, option)
     return engine, tuple(i for i, _, _ in (*found.inside, *found.above))
+
+
+def _option(model: Model, names: Sequence[str]) -> Sampling | None:
+    """How the user wants some latents that meet to be sampled, if at all."""
+    if isinstance(model.sampled, Sampling):
+        return None
+    given = {n: model.sampled[n] for n in names if n in model.sampled}
+    if len(set(given.values())) > 1:
+        shown = ", ".join(map(repr, given))
+        raise ValueError(f"e_step gives different options to {shown}, which are sampled together.")
+    return next(iter(given.values()), None)
+
+
+def _sampled(model: Model, cells: Quadrature, option: Sampling) -> Sampled:
+    """The engine that samples some cells.
+
+    Raises:
+        Refusal: more coordinates are coupled than a matrix of curvature can be made for.
+    """
+    if cells.dims > _MOST:
+        why = "; ".join(f"{n!r}: {model.points[n]}" for n in cells.names)
+        raise Refusal(
+            f"The latents {', '.join(map(repr, cells.names))} have {cells.dims} coupled coordinates, and no exact "
+            f"engine takes them ({why}). autoem samples at most {_MOST} coupled coordinates: its samplers need their "
+            "curvature. Crossed groups couple everything; if some can be parameters, name them in maximize=[...]."
+        )
+    by_size = "importance" if cells.dims <= FEW else "nuts"
+    sampler = by_size if option.sampler == "auto" else option.sampler
+    if isinstance(option, MonteCarlo):
+        return Sampled(cells, sampler, option.num_samples, option.num_chains, option.max_samples)
+    remembered = option.memory, option.burn_in, option.decay
+    return Sampled(cells, sampler, option.num_samples, option.num_chains, option.num_samples, *remembered)
 
 
 def _first_rung(seats: Sequence[Seat], dims: int) -> int:
@@ -109,7 +154,6 @@ def _divided(model: Model, sites: Sequence[Site], width: Mapping[str, int], memb
         if not several:
             break
         held = tuple(n for n in held if n not in several)
-    _require_small(model, tuple(width), found)
     return found
 
 
@@ -213,21 +257,6 @@ def _slots(found: _Division, model: Model, free: Mapping[str, tuple[int, ...]]) 
     slot = np.empty(len(cell), int)
     slot[order] = before - start[cell[order]]
     return slot
-
-
-def _require_small(model: Model, names: Sequence[str], found: _Division) -> None:
-    largest, most = int(found.dims.max()), max(LADDER)
-    if largest <= most:
-        return
-    why: Any = "; ".join(f"{n!r}: {model.points[n]}" for n in names)
-    through = f", and by the discrete latents {', '.join(map(repr, found.inner))}" if found.inner else ""
-    raise Refusal(
-        f"The latents {', '.join(map(repr, names))} need an integral over {largest} dimensions at once: that many of "
-        f"their coordinates are coupled by the data{through} (in the largest of {len(found.dims)} independent cells), "
-        f"and no exact engine takes them ({why}). autoem integrates at most {most} numerically, and has no Monte Carlo "
-        "E-step yet. Crossed groups couple everything; if some of them can be parameters, name them in maximize=[...]. "
-        "If elements are independent, see that the code says so: index or broadcast, without loops over them."
-    )
 
 
 # -- the engine's parts ---------------------------------------------------------------------------------------------

@@ -13,22 +13,29 @@ from ._conjugacy import find_entrances
 from ._discrete import Union
 from ._links import Coordinates, Dependence, Program, analyse, own_coordinates
 from ._model import Model
+from ._options import Sampling
 from ._rows import gaussian_dependence, touches_of
 from ._sites import Site
 from ._types import Refusal
 
+ASKED = "e_step= asks for Monte Carlo"
 
-def settled(model: Model, declined: Mapping[str, str]) -> Model:
+
+def settled(model: Model, declined: Mapping[str, str], asked: Mapping[str, Sampling] | Sampling | None = None) -> Model:
     """Move latents that no exact engine takes, and all that they are coupled with, to `points`.
 
     Args:
         model: the model.
         declined: per site, why its exponential family cannot be used, or "".
+        asked: latents that are to be sampled whatever engine there is, and how; or how to sample where that is needed.
 
     Raises:
+        ValueError: `asked` names what is no continuous latent.
         Refusal: such a latent runs along a scan.
     """
-    points = dict(model.points)
+    chosen = dict(asked) if isinstance(asked, Mapping) else {}
+    _check_asked(model, chosen)
+    points = {**dict.fromkeys(chosen, ASKED), **model.points}
     _require_plain(model, points)
     while True:
         rest = tuple(n for n in model.gaussians if n not in points)
@@ -50,7 +57,27 @@ def settled(model: Model, declined: Mapping[str, str]) -> Model:
         points |= moved
     sites = {n: replace(s, role="points") if n in points else s for n, s in model.sites.items()}
     ordered = {n: points[n] for n in model.sites if n in points}
-    return replace(model, sites=sites, gaussians=rest, conjugates=conjugate, points=ordered)
+    sampled = chosen if isinstance(asked, Mapping) or asked is None else asked
+    return replace(model, sites=sites, gaussians=rest, conjugates=conjugate, points=ordered, sampled=sampled)
+
+
+def _check_asked(model: Model, chosen: Mapping[str, Sampling]) -> None:
+    """Names must be those of continuous latents, and all must go by one schedule.
+
+    Raises:
+        ValueError: they are not, or do not.
+    """
+    candidates = [*model.gaussians, *model.conjugates, *model.points]
+    for name in chosen:
+        if name in candidates:
+            continue
+        listed = ", ".join(map(repr, candidates)) or "none"
+        what = "a discrete latent, which is summed exactly" if name in model.latents else (
+            "a latent that no datum depends on, which integrates to one" if name in model.unused else
+            "maximised" if name in model.parameters else "not a latent of the model")  # fmt: skip
+        raise ValueError(f"e_step names {name!r}, which is {what}. Continuous latents that can be sampled: {listed}.")
+    if len({type(option) for option in chosen.values()}) > 1:
+        raise ValueError("e_step mixes MonteCarlo and SAEM: the steps of one fit go by one of them.")
 
 
 def _require_plain(model: Model, moved: Mapping[str, str]) -> None:

@@ -9,7 +9,8 @@ import numpyro.distributions as dist
 from numpyro.distributions import constraints
 
 from ._derivation import Machine
-from ._evidence import Points, Seat
+from ._draws import ENOUGH, anew
+from ._evidence import Drawn, Draws, Points, Quadrature, Sampled, Seat
 from ._sites import Site
 from ._types import Array, Key, Params
 
@@ -21,12 +22,14 @@ def weighted_points(machine: Machine, params: Params) -> list[Points]:
 
 
 @eqx.filter_jit
-def discrete_marginals(machine: Machine, params: Params) -> dict[str, Array]:
-    """Probabilities of the discrete latents in blocks with a quadrature: (values, dims...)."""
+def discrete_marginals(machine: Machine, params: Params, drawn: dict[str, Drawn]) -> dict[str, Array]:
+    """Probabilities of the discrete latents beside continuous ones, averaged over points: (values, dims...)."""
     found: dict[str, Array] = {}
     for engine, at in machine.quadratures:
         if engine.discrete:
             found |= engine.marginals(*machine.seen(engine, params, at))
+    for engine, at in machine.samplers:
+        found |= engine.marginals(machine.reader(params, at), drawn[engine.axis].draws)
     return found
 
 
@@ -39,16 +42,35 @@ def point_modes(machine: Machine, params: Params) -> tuple[dict[str, Array], dic
         found, chosen = engine.mode(*machine.seen(engine, params, at))
         values |= found
         states |= chosen
+    for engine, at in machine.samplers:
+        found, chosen = engine.mode(machine.reader(params, at))
+        values |= found
+        states |= chosen
     return values, states
 
 
-@eqx.filter_jit
 def point_draws(
     machine: Machine, key: Key, params: Params, num_samples: int
 ) -> tuple[dict[str, Array], dict[str, Array]]:
-    """Draws of the continuous latents (num_samples, *shape), and of the states of the discrete ones beside them."""
+    """Draws of the continuous latents (num_samples, *shape), and of the states of the discrete ones beside them: by
+    importance resampling, or from Markov chains, thinned.
+    """
+    moving, choosing = jax.random.split(jax.random.fold_in(key, 2**31))
+    drawn = anew(machine, params, moving, max(ENOUGH, 4 * num_samples)) if machine.samplers else {}
+    return _resampled(machine, params, drawn, key, choosing, num_samples)
+
+
+@eqx.filter_jit
+def _resampled(
+    machine: Machine, params: Params, drawn: dict[str, Drawn], key: Key, choosing: Key, num_samples: int
+) -> tuple[dict[str, Array], dict[str, Array]]:
     values: dict[str, Array] = {}
     states: dict[str, Array] = {}
+    for number, (engine, at) in enumerate(machine.samplers):
+        here = jax.random.fold_in(choosing, number)
+        found, chosen = engine.resampled(machine.reader(params, at), drawn[engine.axis].draws, here, num_samples)
+        values |= found
+        states |= chosen
     for number, (engine, at) in enumerate(machine.quadratures):
         here = jax.random.fold_in(key, number)
         found, chosen = engine.resampled(*machine.seen(engine, params, at), here, num_samples)
@@ -57,14 +79,18 @@ def point_draws(
     return values, states
 
 
-def point_distributions(machine: Machine, params: Params, sites: dict[str, Site]) -> dict[str, dist.Distribution]:
-    """Per latent, a distribution with the site's batch and event shape and the quadrature's mean and variance.
+def point_distributions(
+    machine: Machine, params: Params, sites: dict[str, Site], drawn: dict[str, Drawn]
+) -> dict[str, dist.Distribution]:
+    """Per latent, a distribution with the site's batch and event shape and the mean and variance over the points.
 
     By support: Normal or MultivariateNormal, Gamma, Beta, with the two moments matched. Over any other support it is
-    the mixture of the weighted points themselves, which has the quadrature's expectation of any function, no density.
+    the mixture of the weighted points themselves, which has the points' expectation of any function, no density.
     """
     result = {}
-    for (engine, _), points in zip(machine.quadratures, weighted_points(machine, params), strict=True):
+    found: list[tuple[Quadrature | Sampled, Points | Draws]] = [(e, drawn[e.axis].draws) for e, _ in machine.samplers]
+    found += zip((e for e, _ in machine.quadratures), weighted_points(machine, params), strict=True)
+    for engine, points in found:
         for seat in engine.seats:
             weights = _element_weights(seat, points.weights)
             result[seat.name] = _distribution(sites[seat.name], seat, weights, points.values[seat.name])

@@ -18,7 +18,8 @@ from ._conjugate_posterior import (
     engine_of,
 )
 from ._derivation import Derivation, Machine
-from ._evidence import Chain, Conjugate, Enumeration, Gaussian, Mixed, Observed, Quadrature
+from ._draws import anew
+from ._evidence import Chain, Conjugate, Drawn, Enumeration, Gaussian, Mixed, Observed, Quadrature, Sampled
 from ._family import LOG_ZERO
 from ._gaussian_posterior import (
     event_width,
@@ -34,13 +35,17 @@ from ._types import Array, Key, Params
 
 @eqx.filter_jit
 def _marginals(
-    machine: Machine, params: Params, shapes: tuple[tuple[str, tuple[int, ...]], ...], runs: tuple[tuple[str, int], ...]
+    machine: Machine,
+    params: Params,
+    shapes: tuple[tuple[str, tuple[int, ...]], ...],
+    runs: tuple[tuple[str, int], ...],
+    drawn: dict[str, Drawn],
 ) -> tuple[dict[str, Array], dict[str, Any]]:
     """Probabilities of the discrete latents; of Gaussian ones state weights, means and covariances, of conjugate ones
     state weights and coefficients.
     """
     inputs = machine.complete.inputs(params)
-    found = discrete_marginals(machine, params)
+    found = discrete_marginals(machine, params, drawn)
     continuous: dict[str, Any] = {}
     for evidence, at in zip(machine.evidences, machine.positions, strict=True):
         own = [inputs[i] for i in at]
@@ -65,7 +70,7 @@ def _states(machine: Machine, params: Params, key: Key | None) -> tuple[dict[str
     total = jnp.zeros(())
     for number, (evidence, at) in enumerate(zip(machine.evidences, machine.positions, strict=True)):
         own = [inputs[i] for i in at]
-        if isinstance(evidence, Observed | Quadrature):
+        if isinstance(evidence, Observed | Quadrature | Sampled):
             continue
         if key is None:
             find: Any = conjugate_mode if _is_conjugate(evidence) else gaussian_mode
@@ -97,9 +102,12 @@ def posterior(derivation: Derivation, params: Params) -> dict[str, Any]:
     model = derivation.model
     shapes = tuple((n, (*model.hidden[n].batch_shape, len(model.hidden[n].support))) for n in model.latents)
     runs = tuple((n, event_width(model.hidden[n], model.avals[n].shape)) for n in model.gaussians)
-    marginals, continuous = _marginals(derivation.detailed, params, shapes, runs)
+    machine = derivation.detailed
+    # The draws of latents that are sampled are the same every time.
+    drawn = anew(machine, params, jax.random.key(0)) if machine.samplers else {}
+    marginals, continuous = _marginals(machine, params, shapes, runs, drawn)
     engines = {n: engine_of(e) for e in derivation.detailed.evidences if _is_conjugate(e) for n in engine_of(e).names}
-    numerical = point_distributions(derivation.detailed, params, model.sites) if model.points else {}
+    numerical = point_distributions(machine, params, model.sites, drawn) if model.points else {}
     result = {}
     for name in derivation.latents:
         site = model.hidden[name]

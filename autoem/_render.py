@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ._complete import CompleteData
-from ._evidence import Chain, Conjugate, Gaussian, Mixed, Observed, Quadrature
+from ._evidence import Chain, Conjugate, Gaussian, Mixed, Observed, Quadrature, Sampled
 from ._family import AbstractScaleMixture
 from ._links import expressions
 from ._model import Model
@@ -82,15 +82,28 @@ def page(
     if declined:
         sections.append(("No closed form, and why", tuple(declined)))
     quadratures = [e for e in evidences if isinstance(e, Quadrature)]
-    estimated = [*_estimated_lines(quadratures), *(Line("check", text) for text in checks)]
+    samplers = [e for e in evidences if isinstance(e, Sampled)]
+    estimated = [*_estimated_lines(quadratures, samplers), *(Line("check", text) for text in checks)]
     sections.append(("Approximate", tuple(estimated) or (Line("", _exactness(updates)),)))
     return Page("EM, derived", tuple((title, tuple(lines)) for title, lines in sections))
 
 
-def _estimated_lines(quadratures: Sequence[Quadrature]) -> list[Line]:
+def _estimated_lines(quadratures: Sequence[Quadrature], samplers: Sequence[Sampled]) -> list[Line]:
     lines = [Line(", ".join(e.names), f"the integral over it, by {e.describe()}") for e in quadratures]
+    for e in samplers:
+        lines.append(Line(", ".join(e.names), f"the average over it, by {e.describe()}"))
+    if samplers:
+        lines.append(Line("noise", _NOISE[any(e.memory for e in samplers)]))
     rest = Line("", "All else is exact, and every M-step raises the same weighted sum that is Q.")
     return [*lines, rest] if lines else []
+
+
+_NOISE = {
+    False: "a step is taken where the lower confidence bound of the increase of Q is positive; where it is not, the "
+    "sample grows (ascent-based Monte Carlo EM); the result carries the standard errors of what is left",
+    True: "Q is averaged over the steps with decreasing weights (stochastic approximation EM); the result carries the "
+    "standard errors of what is left",
+}
 
 
 def _exactness(updates: Sequence[Update]) -> str:
@@ -175,6 +188,9 @@ def _e_step_lines(model: Model, evidences: Sequence[Any]) -> list[Line]:
         if isinstance(evidence, Quadrature):
             lines.append(_quadrature_line(evidence))
             continue
+        if isinstance(evidence, Sampled):
+            lines.append(_sampled_line(evidence))
+            continue
         if isinstance(evidence, Chain):
             lines.append(_chain_line(evidence))
             continue
@@ -239,6 +255,14 @@ def _quadrature_line(evidence: Quadrature) -> Line:
     latex = (
         rf"L = \sum_c \log \sum_m w_m f_c(u_{{cm}}), \quad u_{{cm}} = \hat u_c + R_c t_m, \quad {_tex(label)} = g(u)"
     )
+    return Line(label, text, latex)
+
+
+def _sampled_line(evidence: Sampled) -> Line:
+    label, sites = ", ".join(evidence.names), " ".join(f"p({f.site})" for f in evidence.factors)
+    text = f"{evidence.held} draws of {label} from what is proportional to {sites}, by {evidence.describe()}; the "
+    text += "statistics are averages over the draws"
+    latex = rf"\mathrm{{E}}[T_s] \approx \sum_m w_m T_s(u_m), \quad u_m \sim p({_tex(label)} \mid x; \theta_t)"
     return Line(label, text, latex)
 
 

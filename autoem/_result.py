@@ -18,7 +18,40 @@ class Status(enum.Enum):
     DECREASED = "Stopped because the objective fell by more than rounding: a numerical problem, or a bug in autoem."
     DEGENERATE = "Degenerate: a scale or covariance shrank to its floor (the likelihood is unbounded there)."
     INACCURATE = "Not accurate: more quadrature nodes would still change the log-likelihood by over a millionth of it."
+    NOISY = "Not converged: Monte Carlo noise hides what is left with the largest sample: raise max_samples or tol"
+    DIVERGENT = "The sampler failed: over 1% of its transitions diverged; reparametrise, or use the other sampler."
+    UNMIXED = "The sampler failed: R-hat is over 1.05, so the chains do not agree; reparametrise, or raise num_samples."
+    INEFFECTIVE = "The sampler failed: the effective sample size is under 10% of the draws; try the other sampler."
     NONFINITE = "Stopped because the objective was not finite any more; the last finite parameters are returned."
+
+
+class Noise(NamedTuple):
+    """The Monte Carlo error of a fit.
+
+    Attributes:
+        num_samples: draws in the last sample.
+        params: standard error of every parameter that is due to sampling (not to the data); NaN where the information
+            is not positive definite.
+        log_likelihood: estimated at the fitted parameters by importance sampling.
+        log_likelihood_error: its standard error; infinite where the weights are too uneven to tell.
+        left: estimated increase of the objective that is left, without noise: half the squared Newton step.
+        left_noise: what sampling noise adds to that on average.
+        effective: per latent, effective sample size of its worst element.
+        r_hat: per latent, the largest split R-hat of its elements; None by importance sampling.
+        divergences: divergent transitions in the last sample.
+        sampler: per latent, "importance" or "nuts".
+    """
+
+    num_samples: int
+    params: dict[str, Any]
+    log_likelihood: float
+    log_likelihood_error: float
+    left: float
+    left_noise: float
+    effective: dict[str, float]
+    r_hat: dict[str, float | None]
+    divergences: int
+    sampler: dict[str, str]
 
 
 class EMState(NamedTuple):
@@ -30,6 +63,7 @@ class EMState(NamedTuple):
         log_likelihood: of the parameters that came into the last step; NaN before the first.
         num_steps: steps taken.
         flags: per parameter, what its last update had to do to stay finite (0: nothing).
+        chains: what samplers hand on from one E-step to the next; empty where nothing is sampled.
     """
 
     params: Params
@@ -37,6 +71,7 @@ class EMState(NamedTuple):
     log_likelihood: Any
     num_steps: Any
     flags: dict[str, Any]
+    chains: Any = ()
 
 
 class EMResult(NamedTuple):
@@ -44,7 +79,8 @@ class EMResult(NamedTuple):
 
     Attributes:
         params: fitted values by name, constrained.
-        log_likelihood: observed-data log-likelihood, one entry per step (of the parameters that came into it).
+        log_likelihood: observed-data log-likelihood, one entry per step (of the parameters that came into it); an
+            estimate where latents are sampled.
         objective: what EM climbs: the log-likelihood plus the log priors of maximised sites that are not flat.
         num_steps: steps taken.
         converged: whether the fit converged; false when it ran out of steps or degenerated.
@@ -52,6 +88,7 @@ class EMResult(NamedTuple):
         state: to go on from, `run(..., init_state=result.state)`.
         derivation: what was done.
         restarts: final log-likelihood of every start, or None.
+        monte_carlo: the Monte Carlo error of the fit; None where nothing is sampled.
     """
 
     params: Params
@@ -63,6 +100,7 @@ class EMResult(NamedTuple):
     state: EMState
     derivation: Any
     restarts: np.ndarray | None
+    monte_carlo: Noise | None = None
 
     @property
     def losses(self) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -10,37 +11,85 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.flatten_util import ravel_pytree
 from numpyro.distributions import biject_to
 
 from ._derivation import Derivation, Machine
+from ._draws import anew
+from ._evidence import Drawn
 from ._model import log_density
 from ._posterior import joint_states, values
 from ._types import Array, Params
 
 
+class Free(eqx.Module):
+    """Parameters on the real line, as one vector.
+
+    Attributes:
+        names: of the parameters.
+        shapes: of their free coordinates.
+        constraints: theirs.
+    """
+
+    names: tuple[str, ...] = eqx.field(static=True)
+    shapes: tuple[tuple[int, ...], ...] = eqx.field(static=True)
+    constraints: tuple[Any, ...]
+
+    @property
+    def size(self) -> int:
+        """How many coordinates there are."""
+        return sum(math.prod(shape) for shape in self.shapes)
+
+    def flat(self, params: Params) -> Array:
+        """The vector of some parameters."""
+        free = [biject_to(c).inv(jnp.asarray(params[n])) for n, c in zip(self.names, self.constraints, strict=True)]
+        return jnp.concatenate([jnp.reshape(f, (-1,)) for f in free])
+
+    def constrained(self, vector: Array) -> Params:
+        """The parameters of a vector."""
+        ends = np.cumsum([math.prod(shape) for shape in self.shapes])[:-1]
+        parts = zip(self.names, self.constraints, self.shapes, jnp.split(vector, ends), strict=True)
+        return {n: biject_to(c)(jnp.reshape(part, shape)) for n, c, shape, part in parts}
+
+
+def free_coordinates(derivation: Derivation) -> Free:
+    """How the parameters of a model are put on the real line."""
+    parameters = derivation.model.parameters
+    constraints = tuple(p.constraint for p in parameters.values())
+    shapes = [jax.eval_shape(biject_to(p.constraint).inv, p.initial).shape for p in parameters.values()]
+    return Free(tuple(parameters), tuple(shapes), constraints)
+
+
 @eqx.filter_jit
-def _information(machine: Machine, flat: Array, unconstrain: Callable[[Array], Params]) -> Any:
-    hessian = jax.hessian(lambda v: machine.objective(unconstrain(v)))(flat)
-    jacobian = jax.jacfwd(unconstrain)(flat)
+def _information(machine: Machine, flat: Array, free: Free) -> Any:
+    hessian = jax.hessian(lambda v: machine.objective(free.constrained(v)))(flat)
+    jacobian = jax.jacfwd(free.constrained)(flat)
     return -hessian, jacobian
+
+
+@eqx.filter_jit
+def louis_information(machine: Machine, params: Params, drawn: dict[str, Drawn], free: Free) -> Array:
+    """Minus the Hessian of the objective in free coordinates, from draws at the parameters (Louis 1982): (p, p)."""
+    slope = jax.grad(lambda v: machine.relative(free.constrained(v), params, drawn))
+    flat = free.flat(params)
+    rows = jax.lax.map(lambda seed: jax.jvp(slope, (flat,), (seed,))[1], jnp.eye(flat.size, dtype=flat.dtype))
+    return -(rows + rows.T) / 2
 
 
 def standard_errors(derivation: Derivation, params: Params) -> dict[str, Array]:
     """Square roots of the diagonal of J I⁻¹ J', I the observed information in free coordinates, J the Jacobian.
 
+    Where latents are sampled I comes from draws, the same every time, by Louis' identity.
+
     Raises:
         Nothing; warns and returns NaN where I is not positive definite.
     """
-    constraints = {n: p.constraint for n, p in derivation.model.parameters.items()}
-    bijections = {n: biject_to(c) for n, c in constraints.items()}
-    free = {n: bijections[n].inv(params[n]) for n in params}
-    flat, unravel = ravel_pytree(free)
-
-    def unconstrain(vector: Array) -> Params:
-        return {n: bijections[n](v) for n, v in unravel(vector).items()}
-
-    information, jacobian = _information(derivation.machine, flat, unconstrain)
+    free, machine = free_coordinates(derivation), derivation.machine
+    flat = free.flat(params)
+    if machine.samplers:
+        drawn = anew(machine, params, jax.random.key(0))
+        information, jacobian = louis_information(machine, params, drawn, free), jax.jacfwd(free.constrained)(flat)
+    else:
+        information, jacobian = _information(machine, flat, free)
     values_, vectors = np.linalg.eigh(np.nan_to_num(np.asarray(information + information.T) / 2))
     smallest, largest = values_[0], values_[-1]
     if not np.all(np.isfinite(information)) or smallest <= np.finfo(values_.dtype).eps * 10 * max(largest, 1e-300):

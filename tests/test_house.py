@@ -20,6 +20,7 @@ MAX_LINES = 450
 # A new file or folder gets its place here.
 LAYERS = (
     "_types",
+    "_options",
     "_result",
     "_links",
     "_family",
@@ -53,12 +54,15 @@ LAYERS = (
     "_derivation",
     "_refine",
     "_starts",
+    "_draws",
     "_gaussian_posterior",
     "_conjugate_posterior",
     "_points_posterior",
     "_posterior",
     "_uncertainty",
     "_params",
+    "_louis",
+    "_ascent",
     "_em",
     "__init__",
 )

@@ -9,6 +9,14 @@ from .conjugate import Conjugate as Conjugate, Part as Part, Rows as Rows, log_d
 from .enumerate import Enumeration as Enumeration, Layout as Layout, chunk_for as chunk_for
 from .gaussian import Gaussian as Gaussian
 from .mixed import Mixed as Mixed
+from .monte_carlo import (
+    FEW as FEW,
+    Chains as Chains,
+    Drawn as Drawn,
+    Draws as Draws,
+    Health as Health,
+    Sampled as Sampled,
+)
 from .observed import Observed as Observed
 from .quadrature import LADDER as LADDER, Points as Points, Quadrature as Quadrature, Read as Read, Seat as Seat
 from .summed import Summed as Summed

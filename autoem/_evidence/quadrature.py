@@ -233,11 +233,11 @@ class Quadrature(eqx.Module):
 
     def _best(self, density: Callable[[Array], Array], trials: Array) -> Array:
         """The highest of several points (M, cells, d), cell by cell."""
-        heights = self._each(density, trials)
+        heights = self.each(density, trials)
         best = jnp.argmax(jnp.where(jnp.isnan(heights), -jnp.inf, heights), 0)
         return jnp.take_along_axis(trials, best[None, :, None], 0)[0]
 
-    def _each(self, function: Callable[[Array], Array], u: Array) -> Array:
+    def each(self, function: Callable[[Array], Array], u: Array) -> Array:
         """A function of (cells, d) at many of them: (M, ...), as many together as memory allows."""
         together = max(1, _AT_ONCE // max(1, self.summed.width))
         if u.shape[0] <= together:
@@ -271,7 +271,7 @@ class Quadrature(eqx.Module):
         where, log_weight = _rule(nodes, self.dims)
         u = mode + jnp.einsum("cij,mj->mci", root, jnp.asarray(where, mode.dtype))
         log_weight = jnp.asarray(log_weight, mode.dtype)[:, None] + jnp.linalg.slogdet(root)[1]
-        terms = self._each(lambda v: self.density(read, v, state), u) + log_weight
+        terms = self.each(lambda v: self.density(read, v, state), u) + log_weight
         each = jax.nn.logsumexp(jnp.where(jnp.isnan(terms), -jnp.inf, terms), 0)
         weights = jnp.exp(terms - each)
         # A point so far out that it weighs nothing may overflow: the mode stands in for it.
@@ -301,7 +301,7 @@ class Quadrature(eqx.Module):
         points = jax.lax.stop_gradient(self.points(frozen, jax.lax.stop_gradient(slots)))
 
         def evidence(state: Any, u: Array, log_weight: Array) -> Array:
-            return jax.nn.logsumexp(self._each(lambda v: self.density(read, v, state), u) + log_weight, 0)
+            return jax.nn.logsumexp(self.each(lambda v: self.density(read, v, state), u) + log_weight, 0)
 
         tables = self._for_each_state(evidence, points.u, points.log_weight)
         return jnp.sum(tables) if self.above is None else self.above.log_evidence(self._with(slots, tables), None)
@@ -353,10 +353,21 @@ class Quadrature(eqx.Module):
         """Posterior probabilities of every discrete latent (values, dims...)."""
         points = self.points(read, slots)
         found = {} if self.above is None else self.above.marginals(self._with(slots, points.tables))
+        return found | self.inner_marginals(read, points)
+
+    def inner_marginals(self, read: Read, points: Points) -> dict[str, Array]:
+        """The same of those that are summed out, averaged over given points."""
         if self.summed.discrete is None:
-            return found
+            return {}
         taken = self.summed.taken(read(points.values))
-        return found | jax.grad(lambda tilt: self._mean(points, *taken, tilt))(self.summed.discrete.blank())
+        return jax.grad(lambda tilt: self._mean(points, *taken, tilt))(self.summed.discrete.blank())
+
+    def inner_states(
+        self, read: Read, values: dict[str, Array], pick: Callable[[str, Array], Array], reduction: Any = log_sum_exp
+    ) -> dict[str, Array]:
+        """States of those that are summed out, at one value of each continuous latent; `pick` as in `Summed.choose`."""
+        taken = self.summed.taken(read({n: v[None] for n, v in values.items()}))
+        return self.summed.choose(*taken, (), pick, reduction)[0]
 
     def mode(self, read: Read, slots: Sequence[Any]) -> tuple[dict[str, Array], dict[str, Array]]:
         """The most probable values of the continuous latents, and the states of the discrete ones: the mode of their
@@ -418,7 +429,7 @@ class Quadrature(eqx.Module):
         t = jax.random.normal(normal, (*shape, self.dims), mode.dtype) / jnp.sqrt(ratio)[..., None]
         u = mode + jnp.einsum("cij,mcj->mci", root, t)
         proposal = -(_TAIL + self.dims) / 2 * jnp.log1p(jnp.sum(t**2, -1) / _TAIL)
-        logits = self._each(lambda v: self.density(read, v, state), u) - proposal
+        logits = self.each(lambda v: self.density(read, v, state), u) - proposal
         below = jnp.cumsum(jax.nn.softmax(logits, 0), 0)
         level = jax.random.uniform(choice, (num_samples, self.cells), below.dtype) * below[-1]
         picked = jax.vmap(jnp.searchsorted, (1, 1), 1)(below, level)
