@@ -49,6 +49,7 @@ class CompleteData(eqx.Module):
         factors, priors: the entries.
         points: latents that are integrated numerically: values by name, with one leading axis of points; they are
             inputs of the program after the parameters, one point at a time.
+        moving: their names in the program's order (a dictionary has its keys sorted on the way through jit).
         blocks: per block of such latents, its names and the positions of the program's outputs that hold them.
     """
 
@@ -59,6 +60,7 @@ class CompleteData(eqx.Module):
     factors: tuple[Factor, ...]
     priors: tuple[Prior, ...]
     points: dict[str, Any]
+    moving: tuple[str, ...] = eqx.field(static=True)
     blocks: tuple[tuple[tuple[str, ...], tuple[int, ...]], ...] = eqx.field(static=True)
 
     def at(self, points: dict[str, Any]) -> CompleteData:
@@ -77,7 +79,7 @@ class CompleteData(eqx.Module):
         dtypes = [self.program.avals[i].dtype for i in numbers]
 
         def run(points: dict[str, Any]) -> list[Any]:
-            held = [points[n].astype(dtype) for n, dtype in zip(self.points, dtypes, strict=True)]
+            held = [points[n].astype(dtype) for n, dtype in zip(self.moving, dtypes, strict=True)]
             return self.program([*given, *held], self.known)
 
         first = {n: jnp.asarray(p)[:1] for n, p in self.points.items()}

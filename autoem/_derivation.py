@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -20,6 +20,7 @@ from ._places import Plan
 from ._points import settled
 from ._recognise import recognise
 from ._render import Page, page
+from ._result import Check
 from ._types import Array, Declined, Key, Params, Refusal
 from ._update import ClosedForm, Update
 
@@ -221,32 +222,6 @@ class Found:
     declined: tuple[str, ...] = ()
 
 
-class Check(NamedTuple):
-    """A quadrature beside one with at least twice as many nodes per dimension.
-
-    Attributes:
-        nodes: per dimension.
-        against: those that it was compared with.
-        change: of the log-likelihood.
-        size: the larger of 1 and the log-likelihood's absolute value.
-    """
-
-    nodes: int
-    against: int
-    change: float
-    size: float
-
-    @property
-    def fine(self) -> bool:
-        """Whether more nodes would change nothing that matters."""
-        return self.change <= max(1e-9, 64 * float(jnp.finfo(jnp.result_type(float)).eps)) * self.size
-
-    @property
-    def accurate(self) -> bool:
-        """Whether the log-likelihood is right to about a millionth of it."""
-        return self.change <= max(1e-6, 256 * float(jnp.finfo(jnp.result_type(float)).eps)) * self.size
-
-
 _GAUSSIAN = Found(
     "gaussian", "gaussian", True, "jointly Gaussian given the data, the parameters and any discrete latents"
 )
@@ -304,7 +279,7 @@ class Derivation:
         self.statistics = {f.site: s.shape for f, s in zip(machine.complete.factors, slots, strict=True)}
         self._page = page(
             model, machine.complete, machine.evidences, skeletons, machine.updates, plans, self.statistics,
-            [_sentence(c) for c in self.checks.values()],
+            [c.sentence for c in self.checks.values()],
         )  # fmt: skip
 
     def with_machines(self, machine: Machine, detailed: Machine, checks: Mapping[str, Check]) -> Derivation:
@@ -333,7 +308,7 @@ class Derivation:
     def _quadrature(self, name: str, engine: Quadrature) -> Found:
         family = self.model.sites[name].distribution.lower()
         check = self.checks.get(engine.axis)
-        said = _sentence(check) if check else "to be compared with more of them once parameters are known"
+        said = check.sentence if check else "to be compared with more of them once parameters are known"
         reason = f"{engine.describe()}; {said}"
         return Found(family, "quadrature", False, reason, (self.model.points[name],))
 
@@ -375,11 +350,6 @@ def _point_shapes(machine: Machine) -> dict[str, Any]:
     real = jnp.result_type(float)
     counts = [(e, e.size) for e, _ in machine.quadratures] + [(e, e.held) for e, _ in machine.samplers]
     return {seat.name: jax.ShapeDtypeStruct((count, *seat.shape), real) for e, count in counts for seat in e.seats}
-
-
-def _sentence(check: Check) -> str:
-    how = "" if check.accurate else ", which is too much: this log-likelihood is not accurate"
-    return f"{check.against} nodes instead of {check.nodes} change the log-likelihood by {check.change:.1g}{how}"
 
 
 def _parameter(plan: Plan, over: str) -> Found:

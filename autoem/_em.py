@@ -19,7 +19,7 @@ from ._derivation import Derivation, Machine, derive
 from ._family import LOG_ZERO
 from ._model import initial_values
 from ._options import Sampling, check_sampling
-from ._params import checked, complete_params
+from ._params import checked, complete_params, require_distinct, require_strict
 from ._refine import fit, refined
 from ._result import EMResult, EMState, Status
 from ._starts import started
@@ -206,7 +206,7 @@ class EM:
         derivation = derive(self.model, args, kwargs, self.maximize, self.flat, augmented=self.augment,
                             sampled=self.e_step)  # fmt: skip
         if self.strict:
-            _require_strict(derivation)
+            require_strict(derivation)
         if self.check and derivation.model.points:
             raise Refusal(f"check=True certifies exact E-steps, and that of {list(derivation.model.points)} is by "
                           "quadrature or sampling. More nodes are the one's check, which is always run; the other's "
@@ -308,7 +308,7 @@ class EM:
         else:
             keys = [rng_key] if num_restarts == 1 else list(jax.random.split(rng_key, num_restarts))
             states = self._init(derivation, keys, args, kwargs, init_params)
-            _require_distinct(states)
+            require_distinct(states)
         if derivation.machine.samplers:
             result = fit_sampled(derivation, states, num_steps, tol, progress_bar)
             _warn(result.state.flags, result.status)
@@ -407,28 +407,6 @@ def em(model: Callable[..., Any] | None = None, **options: Any) -> Any:
     if model is None:
         return functools.partial(em, **options)
     return EM(model, **options)
-
-
-def _require_strict(derivation: Derivation) -> None:
-    """Refuse what is not exact, and what is not in closed form: all of it, each with its reasons."""
-    found = {**derivation.latents, **derivation.params}
-    lists = {
-        "not exact": [n for n, f in found.items() if not f.exact],
-        "not in closed form": [n for n, f in derivation.params.items() if f.method in ("newton", "gradient")],
-    }
-    told = [f"{what}: " + " | ".join(f"{n}: {found[n].method} ({'; '.join(found[n].declined) or found[n].reason})"
-                                     for n in names) for what, names in lists.items() if names]  # fmt: skip
-    if told:
-        raise Refusal("strict=True. These parts are " + ". These are ".join(told) + ".")
-
-
-def _require_distinct(states: list[EMState]) -> None:
-    if len(states) < 2:
-        return
-    first, second = states[0].params, states[1].params
-    if all(np.array_equal(first[n], second[n]) for n in first):
-        raise ValueError("num_restarts > 1, but all starts are the same: give a numpyro.param a callable initial value "
-                         "(a function of a key), or leave a maximised site out of init_params.")  # fmt: skip
 
 
 def _loop(machine: Machine, states: list[EMState], num_steps: int, tol: float | None, progress_bar: bool) -> Any:

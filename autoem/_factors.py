@@ -171,7 +171,7 @@ def complete_data(
     lean = Program(linked.nodes, linked.inputs, numbered, linked.avals, known)
     blocks = _moving(lean, dict(zip(axes, lean.inputs[len(model.parameters) :], strict=True)), axes)
     entries_ = tuple(outputs), tuple(factors), tuple(priors)
-    return CompleteData(lean, known, tuple(model.parameters), *entries_, points, blocks), designs
+    return CompleteData(lean, known, tuple(model.parameters), *entries_, points, tuple(points), blocks), designs
 
 
 def _is_scaled_by_data(skeleton: Skeleton, data: Mapping[str, Any]) -> bool:

@@ -1,4 +1,4 @@
-"""Parameter values that a user gives, checked against the model."""
+"""What a user gives or asks for, checked against the derivation."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import numpy as np
 from jax.core import Tracer
 
 from ._derivation import Derivation
-from ._types import Array, Params
+from ._result import EMState
+from ._types import Array, Params, Refusal
 
 
 def checked(name: str, value: Any, derivation: Derivation) -> Array:
@@ -52,3 +53,26 @@ def complete_params(params: Params, derivation: Derivation) -> Params:
             raise ValueError(f"params[{name!r}] has shape {jnp.shape(params[name])}; the model's has "
                              f"{jnp.shape(parameter.initial)}.")  # fmt: skip
     return {n: params[n] for n in wanted}
+
+
+def require_strict(derivation: Derivation) -> None:
+    """Refuse what is not exact, and what is not in closed form: all of it, each with its reasons."""
+    found = {**derivation.latents, **derivation.params}
+    lists = {
+        "not exact": [n for n, f in found.items() if not f.exact],
+        "not in closed form": [n for n, f in derivation.params.items() if f.method in ("newton", "gradient")],
+    }
+    told = [f"{what}: " + " | ".join(f"{n}: {found[n].method} ({'; '.join(found[n].declined) or found[n].reason})"
+                                     for n in names) for what, names in lists.items() if names]  # fmt: skip
+    if told:
+        raise Refusal("strict=True. These parts are " + ". These are ".join(told) + ".")
+
+
+def require_distinct(states: list[EMState]) -> None:
+    """Refuse restarts that all begin at the same place."""
+    if len(states) < 2:
+        return
+    first, second = states[0].params, states[1].params
+    if all(np.array_equal(first[n], second[n]) for n in first):
+        raise ValueError("num_restarts > 1, but all starts are the same: give a numpyro.param a callable initial value "
+                         "(a function of a key), or leave a maximised site out of init_params.")  # fmt: skip

@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ._derivation import Check, Derivation, Machine
+from ._derivation import Derivation, Machine
 from ._evidence import LADDER, Quadrature
 from ._links import is_concrete
-from ._result import EMState
+from ._result import Check, EMState
 from ._types import Array, Params
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
 from ._types import Array, Params
@@ -23,6 +24,38 @@ class Status(enum.Enum):
     UNMIXED = "The sampler failed: R-hat is over 1.05, so the chains do not agree; reparametrise, or raise num_samples."
     INEFFECTIVE = "The sampler failed: the effective sample size is under 10% of the draws; try the other sampler."
     NONFINITE = "Stopped because the objective was not finite any more; the last finite parameters are returned."
+
+
+class Check(NamedTuple):
+    """A quadrature beside one with at least twice as many nodes per dimension.
+
+    Attributes:
+        nodes: per dimension.
+        against: those that it was compared with.
+        change: of the log-likelihood.
+        size: the larger of 1 and the log-likelihood's absolute value.
+    """
+
+    nodes: int
+    against: int
+    change: float
+    size: float
+
+    @property
+    def fine(self) -> bool:
+        """Whether more nodes would change nothing that matters."""
+        return self.change <= max(1e-9, 64 * float(jnp.finfo(jnp.result_type(float)).eps)) * self.size
+
+    @property
+    def accurate(self) -> bool:
+        """Whether the log-likelihood is right to about a millionth of it."""
+        return self.change <= max(1e-6, 256 * float(jnp.finfo(jnp.result_type(float)).eps)) * self.size
+
+    @property
+    def sentence(self) -> str:
+        """What the comparison gave."""
+        how = "" if self.accurate else ", which is too much: this log-likelihood is not accurate"
+        return f"{self.against} nodes instead of {self.nodes} change the log-likelihood by {self.change:.1g}{how}"
 
 
 class Noise(NamedTuple):

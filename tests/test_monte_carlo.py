@@ -50,6 +50,25 @@ def mixture(y):
         numpyro.sample("y", dist.Normal(2.0 * z, 1.0), obs=y)
 
 
+def walk(y):
+    tau = positive("tau", 1.0)
+    state = numpyro.sample("z_0", dist.Normal(0.0, 1.0))
+    for t in range(5):
+        state = numpyro.sample(f"z_{t + 1}", dist.Normal(state, tau))
+        numpyro.sample(f"y_{t}", dist.Poisson(jnp.exp(state)), obs=y[0, 0])
+
+
+def class_of_items(y):
+    """The class of an item meets every person, and that of a person every item."""
+    w = numpyro.param("w", jnp.ones(2) / 2, constraint=constraints.simplex)
+    with numpyro.plate("items", 4, dim=-1):
+        k = numpyro.sample("k", dist.Categorical(w))
+    with numpyro.plate("people", 5, dim=-2):
+        ability = numpyro.sample("ability", dist.Normal(0.0, 1.0))
+    with numpyro.plate("people", 5, dim=-2), numpyro.plate("items", 4, dim=-1):
+        numpyro.sample("y", dist.Bernoulli(logits=ability * (1.0 + k)), obs=y)
+
+
 def deviations(result, exact):
     """Differences from the exact answer, in Monte Carlo standard errors."""
     own = result.monte_carlo.params
@@ -106,17 +125,8 @@ def test_nuts_agrees_with_the_exact_linear_mixed_model():
         assert_allclose((posterior[name].mean - truth[name].mean) / truth[name].variance ** 0.5, 0, atol=0.15)
 
 
-def test_averaging_over_the_steps_comes_to_the_same():
-    em, case = poisson()
-    exact = em.run(KEY, 1000, *case.args, progress_bar=False)
-    sampled, _ = poisson(e_step={"b": SAEM(num_samples=32, memory=4096, burn_in=60)})
-    result = sampled.run(KEY, 500, *case.args, progress_bar=False)
-    assert result.status is Status.CONVERGED
-    assert np.all(np.abs(deviations(result, exact)) < 4)
-
-
 def test_same_key_same_answer_and_a_pure_update():
-    em, case = poisson(e_step={"b": MonteCarlo(num_samples=64)})
+    em, case = poisson(e_step={"b": SAEM(num_samples=32, memory=64, burn_in=0)})
     state = em.init(KEY, *case.args)
     update = jax.jit(lambda s: em.update(s, *case.args))
     first, value = update(state)
@@ -170,7 +180,26 @@ def test_crossed_effects_in_a_generalised_model_are_sampled():
     assert "noise" in str(derivation)
 
 
+def test_chains_and_discrete_latents_beside_them_are_sampled_too():
+    y = np.ones((5, 4), int)
+    found = autoem.EM(walk).derive(y).latents
+    assert {f.method for f in found.values()} == {"monte carlo"} and "importance" in found["z_0"].reason
+    found = autoem.EM(class_of_items).derive(y).latents
+    assert found["ability"].method == "monte carlo"
+    assert found["k"].method == "enumeration" and "at every draw" in found["k"].reason and not found["k"].exact
+
+
 # ---- slow ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_averaging_over_the_steps_comes_to_the_same():
+    em, case = poisson()
+    exact = em.run(KEY, 1000, *case.args, progress_bar=False)
+    sampled, _ = poisson(e_step={"b": SAEM(num_samples=32, memory=4096, burn_in=60)})
+    result = sampled.run(KEY, 500, *case.args, progress_bar=False)
+    assert result.status is Status.CONVERGED
+    assert np.all(np.abs(deviations(result, exact)) < 4)
 
 
 @pytest.mark.slow

@@ -427,16 +427,6 @@ def test_odd_sites(name):
 # -- beyond today's scope: a clear refusal ---------------------------------------------------------------------------
 
 
-def test_crossed_effects_without_conjugacy():
-    def model(count):
-        loc = real("loc")
-        rows = numpyro.sample("rows", dist.Normal(loc, 1.0).expand([3]))
-        columns = numpyro.sample("columns", dist.Normal(0.0, 1.0).expand([4]))
-        numpyro.sample("count", dist.Poisson(jnp.exp(rows[:, None] + columns)), obs=count)
-
-    must_refuse(model, (np.ones((3, 4), int),), ["rows", "columns"])
-
-
 @pytest.mark.parametrize(
     "law", [dist.Poisson(2.0), dist.Geometric(0.3), dist.NegativeBinomialProbs(2, 0.4)], ids=lambda d: type(d).__name__
 )

@@ -14,8 +14,8 @@ The log evidence is in both cases the importance estimate log (1/M) Σ f(u)/q(u)
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
 import equinox as eqx
 import jax
@@ -25,9 +25,11 @@ from jax.scipy.special import gammaln
 from numpyro.infer.hmc import hmc
 
 from .._types import Array, Key
-from ._elimination import maximum
+from ._elimination import log_sum_exp, maximum
 from ._factor import Factor
 from .quadrature import Points, Quadrature, Read, Seat
+
+Pick: TypeAlias = Callable[[str, Array], Array]
 
 FEW = 8
 """Coordinates of the largest cell up to which importance sampling is chosen."""
@@ -360,10 +362,18 @@ class Sampled(eqx.Module):
 
         def states(values: dict[str, Array], key: Key) -> dict[str, Array]:
             keys = {n: jax.random.fold_in(key, i) for i, n in enumerate(self.cells.discrete)}
-            return self.cells.inner_states(read, values, lambda n, p: jax.random.categorical(keys[n], p, axis=0))
+            return self._states(read, values, lambda n, p: jax.random.categorical(keys[n], p, axis=0))
 
         values = self._values(u)
         return values, jax.vmap(states)(values, jax.random.split(below, number))
+
+    def _states(
+        self, read: Read, values: dict[str, Array], pick: Pick, reduction: Any = log_sum_exp
+    ) -> dict[str, Array]:
+        """States of the discrete latents at one value of each continuous one; `pick` as in `Summed.choose`."""
+        summed = self.cells.summed
+        taken = summed.taken(read({n: v[None] for n, v in values.items()}))
+        return summed.choose(*taken, (), pick, reduction)[0]
 
     def in_batches(self, draws: Draws, number: int) -> Draws:
         """The draws in batches, one leading axis more, weights adding up to one in each."""
@@ -392,4 +402,4 @@ class Sampled(eqx.Module):
         start = jnp.zeros((1, *self.shape), jnp.result_type(float))
         u, _ = self.cells.place(read, (), jacobian=False, reduction=maximum, trials=start)
         values = self.cells.values(u)[0]
-        return values, self.cells.inner_states(read, values, lambda _, log_p: jnp.argmax(log_p, 0), maximum)
+        return values, self._states(read, values, lambda _, log_p: jnp.argmax(log_p, 0), maximum)

@@ -7,7 +7,7 @@ u (the latents' support mapped to the real line, Jacobian included) a cell's evi
 
 m the mode of f and (t_m, w_m) the Gauss-Hermite rule of weight exp(-t²/2): exact if f is a Gaussian times a polynomial
 of degree 2n - 1 (Liu and Pierce 1994; Pinheiro and Bates 1995). In one dimension many nodes are spread by another rule,
-that of `_rule`. The points are placed at the current parameters and
+that of `_rules`. The points are placed at the current parameters and
 then held, so that derivatives of L and the expected statistics are those of one and the same weighted sum.
 
 Discrete latents go one of two ways. Those of which a cell meets a single element are held fixed while the cell is
@@ -31,6 +31,7 @@ from .._types import Array, Key, Leaf, StaticArray
 from ._elimination import log_sum_exp, maximum
 from ._factor import Factor
 from ._modes import climb, eigen
+from ._rules import rule
 from .enumerate import Enumeration
 from .summed import Summed
 
@@ -42,10 +43,6 @@ LADDER = {1: (16, 32, 64, 128), 2: (12, 24, 48), 3: (8, 16, 32)}
 
 _AT_ONCE = 2**22
 """Elements of site tables that are evaluated together."""
-
-_WIDE = 64
-_REACH = 4.9
-"""Nodes from which one dimension has the wide rule, and the end of its range: sinh 4.9 = 67 standard deviations."""
 
 _NOTHING = 1e-40
 """Weight under which a point does not count."""
@@ -268,7 +265,7 @@ class Quadrature(eqx.Module):
 
     def _weighed(self, read: Read, mode: Array, root: Array, nodes: int, state: Any) -> Any:
         """For one joint state: u, the rule's log weights, weights summing to 1 in every cell, and its log evidence."""
-        where, log_weight = _rule(nodes, self.dims)
+        where, log_weight = rule(nodes, self.dims)
         u = mode + jnp.einsum("cij,mj->mci", root, jnp.asarray(where, mode.dtype))
         log_weight = jnp.asarray(log_weight, mode.dtype)[:, None] + jnp.linalg.slogdet(root)[1]
         terms = self.each(lambda v: self.density(read, v, state), u) + log_weight
@@ -352,8 +349,8 @@ class Quadrature(eqx.Module):
     def marginals(self, read: Read, slots: Sequence[Any]) -> dict[str, Array]:
         """Posterior probabilities of every discrete latent (values, dims...)."""
         points = self.points(read, slots)
-        found = {} if self.above is None else self.above.marginals(self._with(slots, points.tables))
-        return found | self.inner_marginals(read, points)
+        above = {} if self.above is None else self.above.marginals(self._with(slots, points.tables))
+        return above | self.inner_marginals(read, points)
 
     def inner_marginals(self, read: Read, points: Points) -> dict[str, Array]:
         """The same of those that are summed out, averaged over given points."""
@@ -361,13 +358,6 @@ class Quadrature(eqx.Module):
             return {}
         taken = self.summed.taken(read(points.values))
         return jax.grad(lambda tilt: self._mean(points, *taken, tilt))(self.summed.discrete.blank())
-
-    def inner_states(
-        self, read: Read, values: dict[str, Array], pick: Callable[[str, Array], Array], reduction: Any = log_sum_exp
-    ) -> dict[str, Array]:
-        """States of those that are summed out, at one value of each continuous latent; `pick` as in `Summed.choose`."""
-        taken = self.summed.taken(read({n: v[None] for n, v in values.items()}))
-        return self.summed.choose(*taken, (), pick, reduction)[0]
 
     def mode(self, read: Read, slots: Sequence[Any]) -> tuple[dict[str, Array], dict[str, Array]]:
         """The most probable values of the continuous latents, and the states of the discrete ones: the mode of their
@@ -442,19 +432,3 @@ _TAIL = 5.0
 
 def _standard(u: Array) -> Array:
     return -(u**2) / 2 - math.log(2 * math.pi) / 2
-
-
-def _rule(nodes: int, dims: int) -> tuple[np.ndarray, np.ndarray]:
-    """Points (nodes^d, d) and log weights of ∫ g(t) dt ≈ Σ exp(log weight) g(t).
-
-    From `_WIDE` nodes on, one dimension has the trapezoid rule in s, t = sinh s, instead: it converges as fast where a
-    tail is exponential, and sees what lies far from the mode (the double exponential rule of Takahasi and Mori 1974).
-    """
-    if dims == 1 and nodes >= _WIDE:
-        s, step = np.linspace(-_REACH, _REACH, nodes, retstep=True)
-        return np.sinh(s)[:, None], np.log(step * np.cosh(s))
-    t, w = np.polynomial.hermite_e.hermegauss(nodes)
-    log_weight = np.log(w) + t**2 / 2
-    grid = np.stack(np.meshgrid(*[t] * dims, indexing="ij"), -1).reshape(-1, dims)
-    weights = np.stack(np.meshgrid(*[log_weight] * dims, indexing="ij"), -1).reshape(-1, dims)
-    return grid, weights.sum(-1)
