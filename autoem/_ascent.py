@@ -178,15 +178,12 @@ class _Fit:
         here = standing(self.machine, self.params, drawn, self.free)
         grown = self._grown(here.noise)
         if np.isnan(here.left):
-            # No curvature to judge by: what one step gains has to do.
+            # No curvature to judge by: go on with more draws, as long as there can be more.
             if climbs:
                 self._take(found)
-            if little:
-                self.status, self.standing = Status.CONVERGED, here
-            elif not climbs and grown == self.rounds:
+            if grown == self.rounds:
                 self.status, self.standing = Status.NOISY, here
-            elif not climbs:
-                self.rounds = grown
+            self.rounds = grown
             return None
         if max(here.left - here.noise, here.noise) <= self.tol:
             self.params, self.status, self.standing = here.params, Status.CONVERGED, here

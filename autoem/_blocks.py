@@ -76,9 +76,10 @@ def build(model: Model) -> tuple[CompleteData, list[Block], list[Skeleton]]:
     skeletons = [_skeleton(model, s, choices[s.name], by_latent, by_parameter, touches[s.name], entrances.get(s.name))
                  for s in sites]  # fmt: skip
     met_by = {s.name: _points_met(model, s, choices[s.name], by_points) for s in sites}
-    axes = axes_of(model, [(*met_by[s.site.name], *s.latents) for s in skeletons])
-    skeletons = [replace(s, met=met, latents=(axes[next(iter(met))], *s.latents)) if (met := met_by[s.site.name]) else s
-                 for s in skeletons]  # fmt: skip
+    whose = {name: read.latent for name, read in model.reads.items()}
+    axes = axes_of(model, [(*(whose[n] for n in met_by[s.site.name]), *s.latents) for s in skeletons])
+    skeletons = [replace(s, met=met, latents=(axes[whose[next(iter(met))]], *s.latents))
+                 if (met := met_by[s.site.name]) else s for s in skeletons]  # fmt: skip
     complete, designs = complete_data(model, program, skeletons, by_latent, axes)
     return complete, _group(model, complete, skeletons, designs, axes), skeletons
 

@@ -306,7 +306,7 @@ class Derivation:
         return Found(family, "enumeration", True, reason)
 
     def _quadrature(self, name: str, engine: Quadrature) -> Found:
-        family = self.model.sites[name].distribution.lower()
+        family = self.model.hidden[name].distribution.lower()
         check = self.checks.get(engine.axis)
         said = check.sentence if check else "to be compared with more of them once parameters are known"
         reason = f"{engine.describe()}; {said}"

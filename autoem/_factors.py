@@ -29,6 +29,7 @@ from ._links import (
     trace,
 )
 from ._model import Model
+from ._reads import Read
 from ._rows import Touch, aligned_columns, coefficient_parts, columns_of, family_of, residual_parts
 from ._sites import Site
 from ._types import Refusal
@@ -106,14 +107,16 @@ def complete_data(
     }
     numbers = [i for w in wanted.values() for i, _ in w.values()] + [i for e in extras.values() for i in e.values()]
 
-    points = {n: starting_point(model.sites[n], model.avals[n]) for n in axes}
+    points = {n: starting_point(model.hidden[n], model.avals[n]) for n in axes}
     order = (*dict.fromkeys(axes.values()), *model.axes)
 
     def arguments(*given: Any) -> list[dict[str, Any]]:
         count = len(model.parameters)
         inputs = {i: Lazy(p, program.shape(i)) for i, p in zip(program.inputs, given[:count], strict=False)}
         for name, value in zip(axes, given[count:], strict=True):
-            inputs[model.reads[name].number] = Lazy(value, value.shape[1:], (axes[name],))
+            for read in (r for r in model.reads.values() if r.latent == name):
+                own = value if read.coordinates is None else _read(value, read)
+                inputs[read.number] = Lazy(own, read.shape, (axes[name],))
         for name in model.axes:
             number, support = model.reads[name].number, model.support(name)
             ndim = len(program.shape(number)) - (support.ndim - 1)
@@ -196,6 +199,11 @@ def _unscaled(
     one = np.ones((1,) * len(aval.shape), aval.dtype)
     avals = linked.avals | {new: jax.ShapeDtypeStruct(one.shape, aval.dtype)}
     return replace(linked, avals=avals, known=linked.known | {new: one}), {**entry, family.argument: new}
+
+
+def _read(value: Any, read: Read) -> Any:
+    """Those elements of a latent's points (points, *shape) that are read: (points, *shape of the read)."""
+    return jnp.reshape(value, (len(value), -1))[:, read.elements(value.shape[1:])]
 
 
 def starting_point(site: Site, like: Any) -> Any:

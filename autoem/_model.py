@@ -23,7 +23,7 @@ from ._options import Sampling
 from ._reads import Read, separate
 from ._scans import SteadyScans, aligned, watched
 from ._sites import Site, check_data, own_kernel, read_site, site_outputs
-from ._types import Key, Params, Refusal
+from ._types import Key, Params
 from ._wrappers import is_discrete
 
 
@@ -66,6 +66,7 @@ class Model:
         auxiliaries: latents that autoem added, which are not the user's.
         notes: what was done, or not, about sites with a hidden representation.
         points: continuous latents that are integrated numerically, in order, and why no exact engine takes them.
+        owner: the site of the user's that each of `sites` is, or is a part of.
         sampled: those that the user wants sampled, and how; or how to sample wherever it is needed.
     """
 
@@ -85,6 +86,7 @@ class Model:
     notes: tuple[Note, ...] = ()
     points: Mapping[str, str] = field(default_factory=dict)
     sampled: Mapping[str, Sampling] | Sampling = field(default_factory=dict)
+    owner: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def axes(self) -> tuple[str, ...]:
@@ -271,7 +273,7 @@ def read_model(
         if name in unused:
             del sites[name]
         else:
-            sites[name] = _with_role(sites[name], kernels[name] is not None, name in scanned)
+            sites[name] = _with_role(sites[name], kernels[name] is not None)
     numbers = {part: numbers[part] for name in sites for part in own[name]}
     program = restricted(program, jax.tree.leaves(numbers))
     gaussians = tuple(n for n, site in sites.items() if site.role == "gaussian")
@@ -293,7 +295,8 @@ def read_model(
     }
     given = {n: inputs[n] for n in parameters}
     return Model(factors, parameters, hidden, latents, gaussians, program, given, reads, numbers, avals, unused,
-                 conjugates, rewritten.auxiliaries, rewritten.notes, points)  # fmt: skip
+                 conjugates, rewritten.auxiliaries, rewritten.notes, points,
+                 owner={part: name for name in sites for part in own[name]})  # fmt: skip
 
 
 def _parameters(found: Mapping[str, Any], chosen: Sequence[str], flats: Sequence[str]) -> dict[str, Parameter]:
@@ -407,15 +410,9 @@ def _is_gaussian(site: Site) -> bool:
     return site.family is not None and site.family.name in ("normal", "multivariate normal")
 
 
-def _with_role(site: Site, conjugate: bool, scanned: bool) -> Site:
+def _with_role(site: Site, conjugate: bool) -> Site:
     """A continuous latent that other sites depend on: Gaussian, perhaps conjugate, or integrated numerically."""
-    role = "gaussian" if _is_gaussian(site) else "conjugate" if conjugate else "points"
-    if role == "points" and scanned:
-        raise Refusal(
-            f"Site {site.name!r} ({site.distribution}) is a continuous latent inside a scan; autoem integrates out "
-            "Normal and MultivariateNormal latents there, so far."
-        )
-    return replace(site, role=role)
+    return replace(site, role="gaussian" if _is_gaussian(site) else "conjugate" if conjugate else "points")
 
 
 def _require_something(parameters: Mapping[str, Parameter], samples: Mapping[str, Any]) -> None:

@@ -18,7 +18,7 @@ from ._factors import Skeleton
 from ._links import Coordinates
 from ._model import Model
 from ._options import MonteCarlo, Sampling
-from ._points import free_shape
+from ._points import elements_read, free_shape
 from ._rows import Touch
 from ._types import Refusal, StaticArray
 
@@ -73,7 +73,7 @@ def lay_out_points(
         ValueError: the user gives different options to latents that meet.
         Refusal: a cell has too many coordinates, or the sum over the discrete latents is not tractable.
     """
-    free = {n: free_shape(model.sites[n], model.avals[n].shape) for n in names}
+    free = {n: free_shape(model.hidden[n], model.avals[n].shape) for n in names}
     width = {n: math.prod(free[n]) for n in names}
     option = _option(model, names)
     found = _divided(model, sites, width, members)
@@ -84,8 +84,8 @@ def lay_out_points(
     slot = _slots(found, model, free)
     seats = []
     for name in names:
-        at = slice(found.offsets[name], found.offsets[name] + math.prod(model.sites[name].batch_shape))
-        site, shape = model.sites[name], model.avals[name].shape
+        at = slice(found.offsets[name], found.offsets[name] + math.prod(model.hidden[name].batch_shape))
+        site, shape = model.hidden[name], model.avals[name].shape
         seats.append(Seat(name, site.constraint, shape, free[name], found.cells.cell[at], slot[at]))
     most = int(found.dims.max())
     real = (np.arange(most) < found.dims[:, None]).astype(jax.dtypes.canonicalize_dtype(float))
@@ -162,12 +162,12 @@ def _division(
 ) -> _Division:
     """The cells if some discrete latents are held fixed; `states` lacks those of which a cell meets several."""
     inner = tuple(n for n in members if n not in held)
-    shapes = {n: model.sites[n].batch_shape for n in width} | {n: batch_shape(model, n) for n in inner}
+    shapes = {n: model.hidden[n].batch_shape for n in width} | {n: batch_shape(model, n) for n in inner}
     sizes = {n: math.prod(s) for n, s in shapes.items()}
     offsets = dict(zip(sizes, np.cumsum([0, *sizes.values()]).tolist(), strict=False))
     inside = tuple(s for s in sites if s[2].met or any(n in inner for n in s[2].coordinates))
     above = tuple(s for s in sites if s[0] not in [i for i, _, _ in inside])
-    elements = [_elements(s, shapes, offsets) for _, _, s in inside]
+    elements = [_elements(model, s, shapes, offsets) for _, _, s in inside]
     cells = find_cells([e.reshape(-1, e.shape[-1]) for e in elements], sum(sizes.values()))
     widths = np.concatenate([np.full(sizes[n], width.get(n, 0)) for n in sizes])
     dims = np.bincount(cells.cell, widths, int(cells.cell.max()) + 1).astype(int)
@@ -187,15 +187,20 @@ def _division(
     return _Division(held, inner, inside, above, tuple(cell), cells, offsets, dims, states)
 
 
-def _elements(skeleton: Skeleton, shapes: Mapping[str, tuple[int, ...]], offsets: Mapping[str, int]) -> np.ndarray:
+def _elements(
+    model: Model, skeleton: Skeleton, shapes: Mapping[str, tuple[int, ...]], offsets: Mapping[str, int]
+) -> np.ndarray:
     """Elements of continuous and inner latents that each element of a site meets: (batch..., most), -1 for none."""
     columns = []
     batch = skeleton.site.batch_shape
     for name, coords in {**skeleton.met, **skeleton.coordinates}.items():
-        if name in shapes:
+        latent = model.reads[name].latent if name in skeleton.met else name
+        if latent in shapes:
             mixed = tuple(a for a, c in enumerate(coords) if c is None)
-            touch = Touch("value", name, name, np.arange(math.prod(shapes[name])), coords, mixed, shapes[name])
-            columns.append(element_numbers(touch, offsets[name], batch))
+            whole = np.arange(math.prod(shapes[latent])).reshape(shapes[latent])
+            read = elements_read(model, name) if name in skeleton.met else whole
+            touch = Touch("value", name, latent, read.reshape(-1), coords, mixed, read.shape)
+            columns.append(element_numbers(touch, offsets[latent], batch))
     lead = np.broadcast_shapes(*(c.shape[:-1] for c in columns))
     return np.concatenate([np.broadcast_to(c, (*lead, c.shape[-1])) for c in columns], -1)
 
@@ -250,7 +255,7 @@ def _slots(found: _Division, model: Model, free: Mapping[str, tuple[int, ...]]) 
     width = np.zeros(len(cell), int)
     for name, shape in free.items():
         at = found.offsets[name]
-        width[at : at + math.prod(model.sites[name].batch_shape)] = math.prod(shape)
+        width[at : at + math.prod(model.hidden[name].batch_shape)] = math.prod(shape)
     order = np.argsort(cell, kind="stable")
     before = np.cumsum(width[order]) - width[order]
     start = np.concatenate([[0], np.cumsum(found.dims)[:-1]])

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import jax
+import numpy as np
 from numpyro.distributions import biject_to, constraints
 
 from ._conjugacy import find_entrances
@@ -31,12 +33,10 @@ def settled(model: Model, declined: Mapping[str, str], asked: Mapping[str, Sampl
 
     Raises:
         ValueError: `asked` names what is no continuous latent.
-        Refusal: such a latent runs along a scan.
     """
     chosen = dict(asked) if isinstance(asked, Mapping) else {}
     _check_asked(model, chosen)
     points = {**dict.fromkeys(chosen, ASKED), **model.points}
-    _require_plain(model, points)
     while True:
         rest = tuple(n for n in model.gaussians if n not in points)
         conjugate = tuple(n for n in model.conjugates if n not in points)
@@ -53,10 +53,9 @@ def settled(model: Model, declined: Mapping[str, str], asked: Mapping[str, Sampl
             moved |= {n: why for n in met if why and n not in moved}
         if not moved:
             break
-        _require_plain(model, moved)
         points |= moved
-    sites = {n: replace(s, role="points") if n in points else s for n, s in model.sites.items()}
-    ordered = {n: points[n] for n in model.sites if n in points}
+    sites = {n: replace(s, role="points") if model.owner[n] in points else s for n, s in model.sites.items()}
+    ordered = {n: points[n] for n in dict.fromkeys(model.owner.values()) if n in points}
     sampled = chosen if isinstance(asked, Mapping) or asked is None else asked
     return replace(model, sites=sites, gaussians=rest, conjugates=conjugate, points=ordered, sampled=sampled)
 
@@ -78,12 +77,6 @@ def _check_asked(model: Model, chosen: Mapping[str, Sampling]) -> None:
         raise ValueError(f"e_step names {name!r}, which is {what}. Continuous latents that can be sampled: {listed}.")
     if len({type(option) for option in chosen.values()}) > 1:
         raise ValueError("e_step mixes MonteCarlo and SAEM: the steps of one fit go by one of them.")
-
-
-def _require_plain(model: Model, moved: Mapping[str, str]) -> None:
-    along = [n for n in moved if any(r.latent == n and r.coordinates is not None for r in model.reads.values())]
-    if along:
-        raise Refusal(moved[along[0]])
 
 
 def _not_conjugate(model: Model, declined: Mapping[str, str]) -> dict[str, str]:
@@ -116,7 +109,7 @@ def _why_not_gaussian(
 ) -> str:
     for number in jax.tree.leaves(model.outputs[site.name]):
         if number in by_points:
-            other = next(iter(by_points[number].coordinates))
+            other = model.reads[next(iter(by_points[number].coordinates))].latent
             return f"{site.name!r} couples it with {other!r}, which is not Gaussian given the data"
     try:
         touches_of(model, site, by_gaussian)
@@ -127,11 +120,28 @@ def _why_not_gaussian(
 
 def points_dependence(model: Model, program: Program) -> dict[int, Dependence]:
     """How every value depends on the elements (whole events) of the latents that are integrated numerically."""
-    unknowns = {
-        model.reads[n].number: (n, own_coordinates(model.sites[n].batch_shape, model.sites[n].event_ndim))
-        for n in model.points
-    }
+    unknowns = {}
+    for name, read in model.reads.items():
+        if read.latent in model.points and read.number in program.inputs:
+            event_ndim = model.hidden[read.latent].event_ndim
+            unknowns[read.number] = name, own_coordinates(read.shape[: len(read.shape) - event_ndim], event_ndim)
     return analyse(program, unknowns, kinds=False) if unknowns else {}
+
+
+def elements_read(model: Model, name: str) -> np.ndarray:
+    """Flat numbers of the elements (whole events) of a latent that a read of it holds.
+
+    Raises:
+        Refusal: it holds parts of events.
+    """
+    read = model.reads[name]
+    shape, event_ndim = model.avals[read.latent].shape, model.hidden[read.latent].event_ndim
+    size = math.prod(shape[len(shape) - event_ndim :])
+    flat = np.reshape(read.elements(shape), (*read.shape[: len(read.shape) - event_ndim], -1))
+    if flat.shape[-1] != size or not np.array_equal(flat % size, np.broadcast_to(np.arange(size), flat.shape)):
+        raise Refusal(f"The latent {read.latent!r} of a scan, which is not Gaussian given the data, is read in parts "
+                      f"of its vectors ({name}): autoem samples whole ones.")  # fmt: skip
+    return flat[..., 0] // size
 
 
 def require_integrable(
@@ -142,7 +152,8 @@ def require_integrable(
     Raises:
         Refusal: a prior or a weight that depends on them, a masked or scaled latent.
     """
-    out, shown = model.outputs[site.name], ", ".join(map(repr, met))
+    out, names = model.outputs[site.name], dict.fromkeys(model.reads[n].latent for n in met)
+    shown = ", ".join(map(repr, names))
     if site.role == "maximised":
         raise Refusal(f"The prior of the maximised site {site.name!r} depends on the latent {shown}.")
     for extra in ("mask", "scale"):
@@ -150,7 +161,7 @@ def require_integrable(
             raise Refusal(f"The {extra} of site {site.name!r} depends on the latent {shown}, which autoem does not "
                           "support.")  # fmt: skip
     if site.role == "points":
-        free_shape(site, model.avals[site.name].shape)
+        free_shape(site, model.avals[model.owner[site.name]].shape)
         for extra, what in (("mask", "masked"), ("scale", "scaled (subsampling, or handlers.scale)")):
             if out[extra] is not None:
                 raise Refusal(f"The continuous latent {site.name!r} is {what}, and no exact engine takes it: autoem "

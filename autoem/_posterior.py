@@ -107,7 +107,7 @@ def posterior(derivation: Derivation, params: Params) -> dict[str, Any]:
     drawn = anew(machine, params, jax.random.key(0)) if machine.samplers else {}
     marginals, continuous = _marginals(machine, params, shapes, runs, drawn)
     engines = {n: engine_of(e) for e in derivation.detailed.evidences if _is_conjugate(e) for n in engine_of(e).names}
-    numerical = point_distributions(machine, params, model.sites, drawn) if model.points else {}
+    numerical = point_distributions(machine, params, model.hidden, drawn) if model.points else {}
     result = {}
     for name in derivation.latents:
         site = model.hidden[name]

@@ -94,18 +94,6 @@ def scaled(y):
     scan(step, 0, y)
 
 
-def logit_walk(y):
-    """Refused as a Gaussian, and not integrated numerically along a scan."""
-    rate = numpyro.param("rate", 1.0)
-
-    def step(carry, y_t):
-        effect = numpyro.sample("effect", dist.Normal(rate, 1.0))
-        numpyro.sample("y", dist.Bernoulli(logits=effect).expand([2]).to_event(1), obs=y_t)
-        return carry, None
-
-    scan(step, None, (y > 0)[:, None] * jnp.ones(2, int))
-
-
 def backwards(y):
     A = numpyro.param("A", jnp.array([[0.8, 0.2], [0.3, 0.7]]), constraint=SIMPLEX)
 
@@ -134,7 +122,7 @@ def accumulated(y):
     [
         (switching_level, "mixture over all"), (parameter_inside, "declare it before the scan"),
         (mask_around, "put it inside the step"), (scaled, "has a scale"), (backwards, "through scan"),
-        (accumulated, "several elements of the latent 'z'"), (logit_walk, "'effect'"),
+        (accumulated, "several elements of the latent 'z'"),
     ],
 )  # fmt: skip
 def test_what_is_not_a_chain_is_refused(model, what):

@@ -9,6 +9,7 @@ import numpyro
 import numpyro.distributions as dist
 import pytest
 from numpy.testing import assert_allclose
+from numpyro.contrib.control_flow import scan
 from numpyro.distributions import constraints
 from quadrature_zoo import CASES
 
@@ -187,6 +188,66 @@ def test_chains_and_discrete_latents_beside_them_are_sampled_too():
     found = autoem.EM(class_of_items).derive(y).latents
     assert found["ability"].method == "monte carlo"
     assert found["k"].method == "enumeration" and "at every draw" in found["k"].reason and not found["k"].exact
+
+
+def level(y):
+    """A linear state space model, by scan."""
+    spread = positive("sigma", 0.7)
+    first = numpyro.sample("first", dist.Normal(numpyro.param("mu", 0.3), 1.0))
+
+    def step(h, y_t):
+        h = numpyro.sample("h", dist.Normal(0.8 * h, spread))
+        numpyro.sample("y", dist.Normal(h, 1.0), obs=y_t)
+        return h, None
+
+    scan(step, first, y)
+
+
+def test_latents_of_a_scan_are_sampled_together():
+    y = RNG.normal(size=6)
+    params = {"mu": jnp.asarray(0.3), "sigma": jnp.asarray(0.7)}
+    exact, sampled = autoem.EM(level), autoem.EM(level, e_step={"h": MonteCarlo(sampler="importance")})
+    assert set(sampled.derive(y).latents) == {"first", "h"}
+    assert_allclose(sampled.log_likelihood(params, y), exact.log_likelihood(params, y), atol=0.05)
+    ours, theirs = sampled.decode(params, y), exact.decode(params, y)
+    for name in theirs:
+        assert_allclose(ours[name], theirs[name], atol=1e-6)
+
+
+def test_stochastic_volatility_by_scan_is_sampled_and_independent_steps_are_not():
+    def volatility(y):
+        phi = numpyro.param("phi", 0.9, constraint=constraints.interval(-1.0, 1.0))
+        sigma = positive("sigma", 0.3)
+
+        def step(h, y_t):
+            h = numpyro.sample("h", dist.Normal(phi * h, sigma))
+            numpyro.sample("y", dist.Normal(0.0, jnp.exp(h / 2)), obs=y_t)
+            return h, None
+
+        scan(step, numpyro.sample("first", dist.Normal(0.0, 1.0)), y)
+
+    found = autoem.EM(volatility).derive(RNG.normal(size=20)).latents["h"]
+    assert found.method == "monte carlo" and "NUTS" in found.reason and "21" in found.declined[1]
+
+    def effects(y):
+        rate = numpyro.param("rate", 1.0)
+
+        def step(carry, y_t):
+            effect = numpyro.sample("effect", dist.Normal(rate, 1.0))
+            numpyro.sample("y", dist.Poisson(jnp.exp(effect)), obs=y_t)
+            return carry, None
+
+        scan(step, None, y)
+
+    def side_by_side(y):
+        with numpyro.plate("steps", len(y)):
+            effect = numpyro.sample("effect", dist.Normal(numpyro.param("rate", 1.0), 1.0))
+            numpyro.sample("y", dist.Poisson(jnp.exp(effect)), obs=y)
+
+    params, y = {"rate": jnp.asarray(0.5)}, np.array([0, 3, 1])
+    along, beside = autoem.EM(effects), autoem.EM(side_by_side)
+    assert along.derive(y).latents["effect"].method == "quadrature"
+    assert_allclose(along.log_likelihood(params, y), beside.log_likelihood(params, y), rtol=1e-9)
 
 
 # ---- slow ---------------------------------------------------------------------------------------------------
