@@ -22,6 +22,7 @@ from ._options import Sampling, check_sampling
 from ._params import checked, complete_params, require_distinct, require_strict
 from ._refine import fit, refined
 from ._result import EMResult, EMState, Status
+from ._saddles import climbing
 from ._starts import started
 from ._types import Array, Key, Params, Refusal
 from ._uncertainty import certify, standard_errors
@@ -332,9 +333,14 @@ class EM:
         doubtful = not all(check.accurate for check in derivation.checks.values())
         if doubtful and status in (Status.CONVERGED, Status.DECREASED):
             status = Status.INACCURATE
-        _warn(picked.flags, status)
         state = EMState(picked.params, states[best].rng_key, np.asarray(log_likelihoods[best][steps - 1]),
                         states[best].num_steps + steps, picked.flags)  # fmt: skip
+        moving: list[str] = []
+        if status is Status.CONVERGED:
+            quiet = functools.partial(_loop, tol=tol, progress_bar=False)
+            moving = climbing(derivation, state, float(objectives[best][steps - 1]), quiet)
+            status = Status.SADDLE if moving else status
+        _warn(picked.flags, status, moving)
         if self.check:
             certify(self.model, derivation, picked.params, args, kwargs)
         if throw and status is not Status.CONVERGED:
@@ -436,9 +442,11 @@ def _loop(machine: Machine, states: list[EMState], num_steps: int, tol: float | 
     return carry, [r[0] for r in rows], [r[1] for r in rows]
 
 
-def _warn(flags: dict[str, Any], status: Status) -> None:
+def _warn(flags: dict[str, Any], status: Status, moving: list[str]) -> None:
     for name, flag in flags.items():
         if int(flag):
             warnings.warn(f"Parameter {name!r} {SENTENCES[int(flag)]}.", stacklevel=3)
-    if status not in (Status.CONVERGED, Status.MAX_STEPS, Status.DEGENERATE):
+    if moving:
+        warnings.warn(f"{status.value} Moving from there: {', '.join(map(repr, moving))}.", stacklevel=3)
+    elif status not in (Status.CONVERGED, Status.MAX_STEPS, Status.DEGENERATE):
         warnings.warn(status.value, stacklevel=3)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -10,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import numpyro
 from numpyro import handlers
 from numpyro.distributions import constraints
@@ -21,6 +21,7 @@ from ._links import Program, analyse, restricted, seams, trace
 from ._normalised import Unknowns, is_one
 from ._options import Sampling
 from ._reads import Read, separate
+from ._roles import check_names, chosen_sites, computed_supports
 from ._scans import SteadyScans, aligned, watched
 from ._sites import Site, check_data, own_kernel, read_site, site_outputs
 from ._types import Key, Params
@@ -167,48 +168,20 @@ def initial_values(
     return [compiled(key) for key in keys]
 
 
-def _check_names(names: Iterable[str], candidates: Sequence[str], option: str, what: str) -> None:
-    for name in names:
-        if name not in candidates:
-            close = difflib.get_close_matches(name, candidates, 1)
-            hint = f" Did you mean {close[0]!r}?" if close else ""
-            raise ValueError(f"{option} names {name!r}, which is not {what} of the model.{hint} There are: "
-                             f"{', '.join(map(repr, candidates)) or 'none'}.")  # fmt: skip
+def _look(
+    model: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], values: Mapping[str, Any], take: Any
+) -> tuple[Program, Any]:
+    """The program from some unknowns to what `take` reads off NumPyro's trace, and the numbers of that."""
 
+    def run(*given: Any) -> Any:
+        seeded = handlers.seed(SteadyScans(model), jax.random.key(0))
+        again = handlers.substitute(seeded, data=dict(zip(values, given, strict=True)))
+        return take(handlers.trace(again).get_trace(*args, **kwargs))
 
-def _global_sites(samples: Mapping[str, Any]) -> list[str]:
-    """Continuous latents that share no plate or scan with the data or with an unobserved discrete variable."""
-    local = {
-        frame.name
-        for site in samples.values()
-        if site["is_observed"] or is_discrete(site["fn"])
-        for frame in site["cond_indep_stack"]
-    }
-    return [
-        name
-        for name, site in samples.items()
-        if not site["is_observed"]
-        and not is_discrete(site["fn"])
-        and "steps" not in site
-        and not local.intersection(f.name for f in site["cond_indep_stack"])
-    ]
-
-
-def _chosen(samples: Mapping[str, Any], maximize: Any) -> list[str]:
-    latents = [name for name, site in samples.items() if not site["is_observed"]]
-    if maximize == "global":
-        names = _global_sites(samples)
-    elif isinstance(maximize, str):
-        raise ValueError(f"maximize={maximize!r}: give a list of site names, or 'global'.")
-    else:
-        names = list(maximize or ())
-        _check_names(names, latents, "maximize", "a latent sample site")
-    hinted = [n for n in latents if samples[n]["infer"].get("em") == "maximize"]
-    chosen = [n for n in latents if n in {*names, *hinted}]
-    for name in chosen:
-        if is_discrete(samples[name]["fn"]):
-            raise ValueError(f"maximize names {name!r}, which is discrete: a discrete latent is summed over.")
-    return chosen
+    with numpyro.validation_enabled(False):
+        avals = [jax.ShapeDtypeStruct(jnp.shape(v), jnp.result_type(v)) for v in values.values()]
+        program, tree = trace(run, *avals)
+    return program, jax.tree.unflatten(tree, program.outputs)
 
 
 def read_model(
@@ -236,10 +209,11 @@ def read_model(
     """
     found, rewritten = _outline(model, args, kwargs, augmented)
     samples = _samples(found)
-    chosen = _chosen(samples, maximize)
+    look = functools.partial(_look, model, args, kwargs)
+    chosen = chosen_sites(samples, maximize, look)
     flats = chosen if flat is True else list(flat or ())
-    _check_names(flats, chosen, "flat", "a maximised sample site")
-    parameters = _parameters(found, chosen, flats)
+    check_names(flats, chosen, "flat", "a maximised sample site")
+    parameters = _parameters(found, chosen, flats, computed_supports(found, chosen, look))
     _require_something(parameters, samples)
     samples = _samples(rewritten.sites)
     steps = {
@@ -299,7 +273,9 @@ def read_model(
                  owner={part: name for name in sites for part in own[name]})  # fmt: skip
 
 
-def _parameters(found: Mapping[str, Any], chosen: Sequence[str], flats: Sequence[str]) -> dict[str, Parameter]:
+def _parameters(
+    found: Mapping[str, Any], chosen: Sequence[str], flats: Sequence[str], supports: Mapping[str, Any]
+) -> dict[str, Parameter]:
     """What is maximised: params first, then sites."""
     result = {
         name: Parameter(name, site["kwargs"].get("constraint", constraints.real), _like(site["value"]))
@@ -308,7 +284,8 @@ def _parameters(found: Mapping[str, Any], chosen: Sequence[str], flats: Sequence
     }
     for name in chosen:
         site = found[name]
-        result[name] = Parameter(name, site["fn"].support, _like(site["value"]), True, name in flats)
+        support = supports.get(name, site["fn"].support)
+        result[name] = Parameter(name, support, _like(site["value"]), True, name in flats)
     return result
 
 

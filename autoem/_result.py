@@ -17,6 +17,7 @@ class Status(enum.Enum):
     CONVERGED = "Converged: neither the objective nor the parameters would move further by more than the tolerance."
     MAX_STEPS = "Stopped after num_steps steps, before convergence: raise num_steps, or go on from result.state."
     DECREASED = "Stopped because the objective fell by more than rounding: a numerical problem, or a bug in autoem."
+    SADDLE = "A saddle: stationary by its symmetry only; close by the objective rises. Start from unequal values."
     DEGENERATE = "Degenerate: a scale or covariance shrank to its floor (the likelihood is unbounded there)."
     INACCURATE = "Not accurate: more quadrature nodes would still change the log-likelihood by over a millionth of it."
     NOISY = "Not converged: Monte Carlo noise hides what is left with the largest sample: raise max_samples or tol"

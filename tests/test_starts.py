@@ -137,3 +137,31 @@ def test_transitions_of_given_weights():
     later = next(s for n, s in sites.items() if n == "z[1:]")
     got = np.squeeze(np.asarray(later))
     assert_allclose(np.sort(got.ravel()), np.sort(expected.ravel()), rtol=1e-10)
+
+
+def test_equal_components_are_a_saddle():
+    def model(x):
+        locs = numpyro.param("locs", jnp.full(2, 40.0))
+        with numpyro.plate("data", len(x)):
+            z = numpyro.sample("z", dist.Bernoulli(0.5))
+            numpyro.sample("x", dist.Normal(locs[z], 10.0), obs=x)
+
+    with pytest.warns(UserWarning, match="saddle.*'locs'"):
+        result = autoem.EM(model).run(jax.random.PRNGKey(0), 500, X, **QUIET)
+    assert not result.converged
+    assert_allclose(result.params["locs"], X.mean(), rtol=1e-6)
+    start = {"locs": jnp.array([30.0, 60.0])}
+    assert autoem.EM(model).run(jax.random.PRNGKey(0), 500, X, init_params=start, **QUIET).converged
+
+
+def test_equal_components_may_be_the_maximum():
+    """Two components of one normal sample that are no better apart: nudged, the fit comes back."""
+
+    def model(x):
+        locs = numpyro.param("locs", jnp.zeros(2))
+        with numpyro.plate("data", len(x)):
+            z = numpyro.sample("z", dist.Bernoulli(0.5))
+            numpyro.sample("x", dist.Normal(locs[z], 2.0), obs=x)
+
+    result = autoem.EM(model).run(jax.random.PRNGKey(0), 500, RNG.normal(size=50), **QUIET)
+    assert result.converged
