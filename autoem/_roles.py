@@ -20,7 +20,7 @@ Parents = Mapping[str, frozenset[str]]
 
 
 Look = Callable[[Mapping[str, Any], Callable[[Mapping[str, Any]], Any]], tuple[Program, Any]]
-"""(values of unknowns by name, what to read off NumPyro's trace) -> a program, and the value numbers of what was read."""
+"""(values of unknowns by name, what to read off NumPyro's trace) -> a program, and the numbers of what was read."""
 
 
 def check_names(names: Iterable[str], candidates: Sequence[str], option: str, what: str) -> None:
