@@ -317,8 +317,9 @@ class EM:
                 raise RuntimeError(result.status.value)
             return result
         run = functools.partial(_loop, tol=tol, progress_bar=progress_bar)
+        quiet = functools.partial(_loop, tol=tol, progress_bar=False)
         if init_state is None and not init_params:
-            states = started(derivation, states, functools.partial(_loop, tol=tol, progress_bar=False))
+            states = started(derivation, states, quiet)
         derivation, carry, log_likelihoods, objectives = fit(derivation, states, num_steps, run)
         for state, row in zip(states, log_likelihoods, strict=True):
             if not row[0] > LOG_ZERO / 10:
@@ -335,11 +336,9 @@ class EM:
             status = Status.INACCURATE
         state = EMState(picked.params, states[best].rng_key, np.asarray(log_likelihoods[best][steps - 1]),
                         states[best].num_steps + steps, picked.flags)  # fmt: skip
-        moving: list[str] = []
-        if status is Status.CONVERGED:
-            quiet = functools.partial(_loop, tol=tol, progress_bar=False)
-            moving = climbing(derivation, state, float(objectives[best][steps - 1]), quiet)
-            status = Status.SADDLE if moving else status
+        reached = float(objectives[best][steps - 1])
+        moving = climbing(derivation, state, reached, quiet) if status is Status.CONVERGED else []
+        status = Status.SADDLE if moving else status
         _warn(picked.flags, status, moving)
         if self.check:
             certify(self.model, derivation, picked.params, args, kwargs)
@@ -442,7 +441,7 @@ def _loop(machine: Machine, states: list[EMState], num_steps: int, tol: float | 
     return carry, [r[0] for r in rows], [r[1] for r in rows]
 
 
-def _warn(flags: dict[str, Any], status: Status, moving: list[str]) -> None:
+def _warn(flags: dict[str, Any], status: Status, moving: Sequence[str] = ()) -> None:
     for name, flag in flags.items():
         if int(flag):
             warnings.warn(f"Parameter {name!r} {SENTENCES[int(flag)]}.", stacklevel=3)
