@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -336,9 +336,8 @@ class EM:
             status = Status.INACCURATE
         state = EMState(picked.params, states[best].rng_key, np.asarray(log_likelihoods[best][steps - 1]),
                         states[best].num_steps + steps, picked.flags)  # fmt: skip
-        reached = float(objectives[best][steps - 1])
-        moving = climbing(derivation, state, reached, quiet) if status is Status.CONVERGED else []
-        status = Status.SADDLE if moving else status
+        if moving := climbing(derivation, state, float(objectives[best][steps - 1]), quiet, status):
+            status = Status.SADDLE
         _warn(picked.flags, status, moving)
         if self.check:
             certify(self.model, derivation, picked.params, args, kwargs)

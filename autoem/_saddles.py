@@ -17,7 +17,7 @@ from numpyro.distributions import biject_to
 
 from ._derivation import Derivation
 from ._model import Parameter
-from ._result import EMState
+from ._result import EMState, Status
 
 _STEPS = 200
 """Steps from the point close by."""
@@ -26,7 +26,9 @@ _NUDGE = 0.01
 """Standard deviation of the nudge, in free coordinates, relative to those above one."""
 
 
-def climbing(derivation: Derivation, state: EMState, objective: float, run: Callable[..., Any]) -> list[str]:
+def climbing(
+    derivation: Derivation, state: EMState, objective: float, run: Callable[..., Any], status: Status
+) -> list[str]:
     """Names of the parameters that move where the objective rises from a point close by; none at a maximum.
 
     Args:
@@ -34,9 +36,12 @@ def climbing(derivation: Derivation, state: EMState, objective: float, run: Call
         state: where the fit converged.
         objective: what it reached.
         run: (machine, states, steps) -> (carry, log-likelihoods, objectives), one history per start.
+        status: how the fit ended; only where it converged is there anything to look at.
     """
     parameters = derivation.model.parameters
-    if not any(_symmetric(np.asarray(v), parameters[n]) for n, v in state.params.items()):
+    if status is not Status.CONVERGED or not any(
+        _symmetric(np.asarray(v), parameters[n]) for n, v in state.params.items()
+    ):
         return []
     nudged = {n: _nudged(np.asarray(v), parameters[n], i) for i, (n, v) in enumerate(state.params.items())}
     carry, _, objectives = run(derivation.machine, [state._replace(params=nudged)], _STEPS)
