@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
-from ._family import Flat, LinearGaussian
+from ._family import AbsoluteDeviation, Flat, LinearGaussian
 from ._links import describe, flat_index
 from ._links._coordinates import collapse
 from ._model import Model, Parameter
@@ -91,7 +92,8 @@ def least_squares(
             occurrence, why = occurrence_of(look, name, place, "location", False)
             if occurrence is None:
                 return None, why
-            occurrences.append(occurrence)
+            near = isinstance(place.conditional, AbsoluteDeviation)
+            occurrences.append(replace(occurrence, nearby=near))
         return LeastSquares((name,), ((),), tuple(occurrences), ((),) * len(own), True, lower, upper), ""
     places: dict[tuple[int, str | None, str], Place] = {}
     for name in group:
@@ -100,7 +102,10 @@ def least_squares(
                 own = name if place.argument is None else ""
                 places.setdefault((place.entry, place.argument, own), place)
     separable, axes = _separable(look, group, list(places.values()), list(places))
-    occurrences = [Occurrence(p.entry, p.argument, 1.0, 0, False, None, None) for p in places.values()]
+    occurrences = [
+        Occurrence(p.entry, p.argument, 1.0, 0, False, None, None, isinstance(p.conditional, AbsoluteDeviation))
+        for p in places.values()
+    ]
     owners = [own for _, _, own in places]
     return LeastSquares(tuple(group), separable, tuple(occurrences), axes, False, None, None, tuple(owners)), ""
 

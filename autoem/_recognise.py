@@ -14,12 +14,12 @@ import numpy as np
 from numpyro.distributions import biject_to
 
 from ._complete import CompleteData
-from ._family import AbstractScaleMixture, Flat, InverseMatrix, Quadratic
+from ._family import AbsoluteDeviation, AbstractScaleMixture, Flat, InverseMatrix, Quadratic
 from ._links import is_concrete, whole_event
 from ._locations import least_squares, location_fits, location_groups, mark_conditional
 from ._model import Model, Parameter
 from ._places import Entries, Place, Plan, bounds, is_named, is_positive, is_real, occurrence_of
-from ._update import KINDS, NEWTON_LIMIT, ClosedForm, Numeric, Update
+from ._update import KINDS, NEWTON_LIMIT, ClosedForm, LeastSquares, Numeric, Update
 
 
 def recognise(model: Model, complete: CompleteData, undone: Mapping[str, str]) -> tuple[list[Update], dict[str, Plan]]:
@@ -55,7 +55,8 @@ def recognise(model: Model, complete: CompleteData, undone: Mapping[str, str]) -
             update, why = _closed_form(look, plan, parameter)
             if update is None:
                 plan.declined.append(why)
-                numeric.append(name)
+                near = all(isinstance(c, AbsoluteDeviation | Quadratic) for c in live)
+                (locations if near and not location_fits(look, plan, parameter) else numeric).append(name)
             else:
                 plan.update = update
                 plan.features = live[0].features
@@ -75,7 +76,7 @@ def recognise(model: Model, complete: CompleteData, undone: Mapping[str, str]) -
     mark_conditional(look, plans)
     for plan in plans.values():
         if plan.update is not None:
-            plan.hidden = tuple(look.sites[p.entry] for p in plan.places if _is_hidden(look, p.entry))
+            plan.hidden = tuple(look.sites[p.entry] for p in plan.places if _is_hidden(look, plan, p))
             plan.conditional |= bool(plan.hidden)
     if numeric and not model.hidden and not any(plan.hidden for plan in plans.values()):
         joined = _coupled(plans, updates, numeric)
@@ -125,11 +126,13 @@ def _coupled(plans: Mapping[str, Plan], updates: Sequence[Update], numeric: Sequ
         joined |= fresh
 
 
-def _is_hidden(look: Entries, entry: int) -> bool:
-    """Whether an entry has a hidden precision for every datum."""
-    if look.is_prior(entry):
+def _is_hidden(look: Entries, plan: Plan, place: Place) -> bool:
+    """Whether a parameter's update makes use of a hidden precision for every datum of an entry."""
+    if look.is_prior(place.entry):
         return False
-    factor = look.complete.factors[entry]
+    if isinstance(place.conditional, AbsoluteDeviation):
+        return isinstance(plan.update, LeastSquares)
+    factor = look.complete.factors[place.entry]
     return isinstance(factor.family, AbstractScaleMixture) and not factor.canonical
 
 

@@ -75,7 +75,7 @@ def page(
         ("Model", _model_lines(model)),
         ("Objective", _objective_lines(complete)),
         ("Expected sufficient statistics", _statistics_lines(complete, skeletons, statistics)),
-        ("E-step", [*_e_step_lines(model, evidences), *_hidden_lines(model, complete)]),
+        ("E-step", [*_e_step_lines(model, evidences), *_hidden_lines(model, complete, updates)]),
         ("M-step, in this order", _m_step_lines(complete, updates, plans)),
     ]
     declined = [Line(n, "; ".join(dict.fromkeys(p.declined))) for n, p in plans.items() if p.declined]
@@ -216,11 +216,20 @@ def _e_step_lines(model: Model, evidences: Sequence[Any]) -> list[Line]:
     return lines
 
 
-def _hidden_lines(model: Model, complete: CompleteData) -> list[Line]:
+def _hidden_lines(model: Model, complete: CompleteData, updates: Sequence[Update]) -> list[Line]:
     """Sites with a hidden precision for every datum, which the updates weigh the data with."""
     lines = []
-    for factor in complete.factors:
+    near = {o.entry for u in updates if isinstance(u, LeastSquares) for o in u.occurrences if o.nearby}
+    for entry, factor in enumerate(complete.factors):
         family = factor.family
+        if entry in near:
+            text = (
+                f"{model.sites[factor.site].distribution} is a Normal with an exponentially distributed variance for "
+                f"every datum, integrated in closed form; E[1/variance | {factor.site}] ∝ 1 / |{factor.site} - loc| "
+                "weighs the data; distances under a billionth of their mean are taken to be as long; a step that "
+                "lowers Q is halved, one that goes on raising it doubled"
+            )
+            lines.append(Line(factor.site, text))
         if isinstance(family, AbstractScaleMixture) and not factor.canonical:
             text = (
                 f"{model.sites[factor.site].distribution} is a {family.normal} with {family.mixing} for every datum, "

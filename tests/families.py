@@ -363,6 +363,19 @@ ROWS: dict[str, Row] = {
         real,
         scipy=lambda x, a: st.hypsecant.logpdf(x, a["loc"], a["scale"]),
     ),
+    "AsymmetricLaplace": Row(
+        dist.AsymmetricLaplace,
+        {"loc": real, "scale": positive, "asymmetry": positive},
+        real,
+        closed=("scale",),
+        scipy=lambda x, a: st.laplace_asymmetric.logpdf(x, a["asymmetry"], a["loc"], a["scale"]),
+    ),
+    "AsymmetricLaplaceQuantile": Row(
+        dist.AsymmetricLaplaceQuantile,
+        {"loc": real, "scale": positive, "quantile": probability},
+        real,
+        closed=("scale",),
+    ),
     "HalfNormal": Row(
         dist.HalfNormal,
         {"scale": positive},

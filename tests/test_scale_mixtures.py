@@ -302,3 +302,55 @@ def test_all_data_at_one_point_is_degenerate():
     with pytest.warns(UserWarning, match="'scale'.*floor"):
         result = autoem.EM(model).run(KEY, 2000, x, init_params={"loc": 1.0, "scale": 0.5}, progress_bar=False)
     assert not result.converged
+
+
+# -- absolute deviations ---------------------------------------------------------------------------------------------
+
+
+def quantile_regression(x, y, q=None):
+    beta, scale = real("beta", x.shape[1]), positive("scale")
+    fn = dist.Laplace(x @ beta, scale) if q is None else dist.AsymmetricLaplaceQuantile(x @ beta, scale, q)
+    with numpyro.plate("rows", len(y)):
+        numpyro.sample("y", fn, obs=y)
+
+
+@pytest.mark.parametrize("q", [0.3, pytest.param(0.5, marks=pytest.mark.slow)])
+def test_quantile_regression_is_the_linear_programme(q):
+    x, y = stackloss()
+    n, p = x.shape
+    cost = np.r_[np.zeros(p), np.full(n, q), np.full(n, 1 - q)]
+    bounds = [(None, None)] * p + [(0, None)] * 2 * n
+    best = optimize.linprog(cost, A_eq=np.c_[x, np.eye(n), -np.eye(n)], b_eq=y, bounds=bounds)
+    result = autoem.EM(quantile_regression).run(KEY, 500, x, y, q=q, progress_bar=False)
+    assert result.converged and result.num_steps < 60
+    assert (np.diff(result.log_likelihood) >= -1e-10).all()
+    assert_allclose(result.params["beta"], best.x[:p], rtol=1e-4)
+    assert_allclose(result.params["scale"], best.fun / n, rtol=1e-7)
+    assert_allclose(result.log_likelihood[-1], n * (np.log(q * (1 - q) / (best.fun / n)) - 1), atol=1e-6)
+    assert "exponentially distributed variance" in str(result.derivation)
+
+
+@pytest.mark.slow
+def test_least_absolute_deviations():
+    x, y = stackloss()
+    ours, quantile = (autoem.EM(quantile_regression).run(KEY, 500, x, y, q=q, progress_bar=False) for q in (None, 0.5))
+    assert_allclose(ours.params["beta"], quantile.params["beta"], rtol=1e-4)
+    assert_allclose(ours.log_likelihood[-1], quantile.log_likelihood[-1], atol=1e-6)
+
+
+def test_location_of_an_asymmetric_laplace_is_a_quantile():
+    group = np.repeat([0, 1], [31, 42])
+    y = RNG.gamma(2.0, 1.0, 73) + 3 * group
+
+    def model(group, y):
+        loc, scale, kappa = real("loc", 2), positive("scale"), positive("kappa")
+        with numpyro.plate("rows", len(y)):
+            numpyro.sample("y", dist.AsymmetricLaplace(loc[group], scale, kappa), obs=y)
+
+    em = autoem.EM(model)
+    start = {"loc": np.zeros(2), "scale": np.array(1.0), "kappa": np.array(0.5)}
+    q = 0.5**2 / (1 + 0.5**2)
+    state, _ = em.update(em.init(KEY, group, y, init_params=start), group, y)
+    for k in (0, 1):
+        own = np.sort(y[group == k])
+        assert_allclose(state.params["loc"][k], own[int(np.ceil(q * len(own))) - 1])

@@ -14,11 +14,13 @@ from ._conditional import (
     LogPower as LogPower,
     LogSimplex as LogSimplex,
     Quadratic as Quadratic,
+    nearby as nearby,
     safe_log as safe_log,
     symmetrise as symmetrise,
 )
 from ._kernel import AbstractKernel as AbstractKernel, Odds as Odds, kernel_of as kernel_of
 from ._scale_mixture import AbstractScaleMixture as AbstractScaleMixture
+from .asymmetric_laplace import AsymmetricLaplace
 from .bernoulli import Bernoulli
 from .beta import Beta
 from .binomial import Binomial
@@ -65,6 +67,7 @@ FAMILIES: tuple[type[AbstractFamily], ...] = (
     Dirichlet,
     VonMises,
     Laplace,
+    AsymmetricLaplace,
     StudentT,
     MultivariateStudentT,
     Cauchy,

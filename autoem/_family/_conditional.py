@@ -83,11 +83,32 @@ class Circular(eqx.Module):
 
 
 class AbsoluteDeviation(eqx.Module):
-    """-Σ weights |points - u|: the mode is a weighted median. The points are data: no finite statistic holds this."""
+    """Σ tilt u - weights |points - u|: the mode is a weighted quantile of the points. They are data, no statistic."""
 
     points: Array
     weights: Array
+    tilt: Array
+    ndim: int = eqx.field(static=True, default=0)
     features: str = eqx.field(static=True, default="|x-u|")
+
+
+_NEAR = {"float64": 1e-9, "float32": 1e-5}
+"""Distances below this part of their mean are taken to be as long."""
+
+
+def nearby(conditional: AbsoluteDeviation, current: Array) -> Quadratic:
+    """A lower bound that touches at the current u, from |r| ≤ (r²/|r₀| + |r₀|)/2.
+
+    A Laplace variable is a Normal whose variance is exponentially distributed, and this is its EM step (Schlossmacher
+    1973; Hunter and Lange 2000 with the tilt). Where a distance is nearly zero its inverse is bounded, and so near a
+    datum this is no bound: whoever uses it has to look whether the step went up.
+    """
+    weights = conditional.weights
+    distance = jnp.abs(conditional.points - current)
+    mean = jnp.sum(weights * distance) / jnp.maximum(jnp.sum(weights), jnp.finfo(distance.dtype).tiny)
+    distance = jnp.maximum(distance, jnp.where(mean > 0, mean * _NEAR[str(distance.dtype)], 1.0))
+    precision = weights / distance
+    return Quadratic(precision, precision * conditional.points + conditional.tilt)
 
 
 Conditional = AbsoluteDeviation | Flat | LogPower | Quadratic | LogSimplex | LogOdds | InverseMatrix | Circular

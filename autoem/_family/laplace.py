@@ -66,7 +66,7 @@ class Laplace(AbstractWeighted):
         """loc: -Σ w/b |x - u|; scale: {log u, u⁻¹}."""
         if name == "loc":
             weights = weights / arguments["scale"]
-            return AbsoluteDeviation(jnp.broadcast_to(value, weights.shape), weights)
+            return AbsoluteDeviation(jnp.broadcast_to(value, weights.shape), weights, jnp.zeros_like(weights))
         return LogPower(-weights, -weights * jnp.abs(value - arguments["loc"]), exponent=-1.0)
 
     def value_conditional(self, arguments: Arrays) -> Conditional | None:

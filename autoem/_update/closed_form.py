@@ -20,6 +20,7 @@ from .._family import (
     LogOdds,
     LogPower,
     LogSimplex,
+    nearby,
     symmetrise,
 )
 from .._types import Array, Params
@@ -41,6 +42,7 @@ class Occurrence(eqx.Module):
         index: flat element of the parameter (of its leading axes, where it has event axes) per aligned
             argument element; -1 for none. Compact.
         floor: smallest value of the argument that is allowed, or None.
+        nearby: absolute deviations are replaced by squares about the current location.
     """
 
     entry: int = eqx.field(static=True)
@@ -50,9 +52,16 @@ class Occurrence(eqx.Module):
     diagonal: bool = eqx.field(static=True)
     index: Array | None
     floor: Array | None
+    nearby: bool = eqx.field(static=True, default=False)
 
     def conditional(self, name: str, complete: CompleteData, params: Params, statistics: Sequence[Any]) -> Any:
         """The conditional of the argument (or value) at the current parameters."""
+        found = self._exact(complete, params, statistics)
+        if not self.nearby:
+            return found
+        return nearby(found, complete.arguments(params)[self.entry][str(self.argument)])
+
+    def _exact(self, complete: CompleteData, params: Params, statistics: Sequence[Any]) -> Any:
         arguments = complete.arguments(params)[self.entry]
         if self.argument is None:
             prior = complete.priors[self.entry - len(complete.factors)]
@@ -232,17 +241,18 @@ class ClosedForm(eqx.Module):
         return jnp.reshape(value, current.shape), jnp.where(jnp.any(floored & (count > 0)), FLOORED, NOTHING)
 
     def _median(self, found: Any, current: Array) -> tuple[Array, Array]:
-        """The weighted median of the data that meet each element."""
+        """The weighted median of the data that meet each element, or another quantile where they are tilted."""
         ((occurrence, conditional),) = found
         shape = jnp.broadcast_shapes(conditional.weights.shape, occurrence.index.shape)
         index = jnp.broadcast_to(occurrence.index, shape).reshape(-1)
-        points, weights = (jnp.broadcast_to(a, shape).reshape(-1) for a in (conditional.points, conditional.weights))
+        given = (conditional.points, conditional.weights, conditional.tilt)
+        points, weights, tilt = (jnp.broadcast_to(a, shape).reshape(-1) for a in given)
         index = jnp.where(index < 0, current.size, index)
         order = jnp.lexsort((points, index))
-        index, points, weights = index[order], points[order], weights[order]
-        total = jnp.zeros(current.size + 1).at[index].add(weights)
+        index, points, weights, tilt = index[order], points[order], weights[order], tilt[order]
+        total, half = (jnp.zeros(current.size + 1).at[index].add(w) for w in (weights, (weights + tilt) / 2))
         before = jnp.cumsum(total) - total
-        enough = jnp.cumsum(weights) - before[index] >= total[index] / 2
+        enough = jnp.cumsum(weights) - before[index] >= half[index]
         median = jnp.full(current.size + 1, jnp.inf).at[index].min(jnp.where(enough, points, jnp.inf))
         value = jnp.where((total > 0) & jnp.isfinite(median), median, jnp.append(jnp.reshape(current, -1), 0.0))
         value = jnp.reshape(value[: current.size], current.shape)

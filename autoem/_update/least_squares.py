@@ -48,7 +48,42 @@ class LeastSquares(eqx.Module):
     def __call__(self, complete: CompleteData, params: Params, statistics: Sequence[Any]) -> tuple[Params, dict]:
         """(parameters with these updated, flags by name)."""
         step = self._diagonal if self.diagonal else self._joint
-        return {**params, **step(complete, params, statistics)}, dict.fromkeys(self.names, jnp.asarray(NOTHING))
+        new = step(complete, params, statistics)
+        if any(o.nearby for o in self.occurrences):
+            new = self._upwards(new, complete, params, statistics)
+        return {**params, **new}, dict.fromkeys(self.names, jnp.asarray(NOTHING))
+
+    def _upwards(self, new: Params, complete: CompleteData, params: Params, statistics: Sequence[Any]) -> Params:
+        """The step, halved until Q does not fall (none where that does not help), or doubled as long as Q rises.
+
+        Near a vertex of absolute deviations that is not the best one the steps are tiny, but point out of it.
+        """
+        old = {n: params[n] for n in self.names}
+        before = complete.objective(params, statistics)
+
+        def at(size: Array) -> Params:
+            return jax.tree.map(lambda a, b: a + size.astype(b.dtype) * (b - a), old, new)
+
+        def height(size: Array) -> Array:
+            return complete.objective({**params, **at(size)}, statistics)
+
+        def falls(carry: Any) -> Array:
+            size, value = carry
+            return ~(value >= before) & (size > 0)
+
+        def halved(carry: Any) -> Any:
+            size = jnp.where(carry[0] > 1e-3, carry[0] / 2, 0.0)
+            return size, height(size)
+
+        def rises(carry: Any) -> Array:
+            size, value, next_value = carry
+            return (next_value > value) & (size < 1e12) & (size >= 1)
+
+        one = jnp.ones(())
+        size, value = jax.lax.while_loop(falls, halved, (one, height(one)))
+        start = size, value, height(2 * size)
+        size, _, _ = jax.lax.while_loop(rises, lambda c: (2 * c[0], c[2], height(4 * c[0])), start)
+        return at(size)
 
     def _diagonal(self, complete: CompleteData, params: Params, statistics: Sequence[Any]) -> Params:
         name = self.names[0]
