@@ -78,7 +78,8 @@ def recognise(model: Model, complete: CompleteData, undone: Mapping[str, str]) -
         if plan.update is not None:
             plan.hidden = tuple(look.sites[p.entry] for p in plan.places if _is_hidden(look, plan, p))
             plan.conditional |= bool(plan.hidden)
-    if numeric and not model.hidden and not any(plan.hidden for plan in plans.values()):
+    kinks = any(isinstance(p.conditional, AbsoluteDeviation) for plan in plans.values() for p in plan.places)
+    if numeric and not model.hidden and not kinks and not any(plan.hidden for plan in plans.values()):
         joined = _coupled(plans, updates, numeric)
         if joined and _coordinates(look, model, [*numeric, *joined]) <= NEWTON_LIMIT:
             for name in joined:

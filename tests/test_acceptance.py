@@ -54,6 +54,20 @@ def log_weights(share):
 # -- published answers ----------------------------------------------------------------------------------------------
 
 
+def test_linkage_from_counts():
+    """Cells that are sums of latent cells: Newton on the likelihood itself takes a few steps."""
+
+    def model(counts):
+        theta = unit("theta")
+        cells = jnp.stack([0.5 + theta / 4, (1 - theta) / 4, (1 - theta) / 4, theta / 4])
+        numpyro.sample("counts", dist.Multinomial(197, cells), obs=counts)
+
+    counts = np.array([125, 18, 20, 34])
+    em, result, _ = fit(model, counts, start={"theta": 0.5})
+    assert_allclose(result.params["theta"], (15 + np.sqrt(53809)) / 394, rtol=1e-8)
+    assert_allclose(em.standard_errors(result.params, counts)["theta"], 0.051467, atol=1e-6)
+
+
 def poissons(x):
     weights, rates = simplex("weights", 2), positive("rates", 2)
     with numpyro.plate("day", len(x)):
