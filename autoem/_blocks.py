@@ -15,6 +15,7 @@ from ._conjugacy import Entrance, find_entrances
 from ._conjugate import lay_out_conjugate
 from ._design import Design
 from ._discrete import Union, batch_shape, evidence_factor, lay_out_discrete
+from ._distinct import distinct_rows
 from ._evidence import Chain, Conjugate, Enumeration, Gaussian, Mixed, Observed, Quadrature, Sampled
 from ._factors import Skeleton, complete_data, numbers_of
 from ._family import LinearGaussian
@@ -221,7 +222,8 @@ def _group(
             )
         if not touching:
             evidence = lay_out_chain(model, *own) if along else lay_out_discrete(model, *own)
-            blocks.append(Block(evidence, evidence, tuple(plain)))
+            fast = distinct_rows(evidence, own[2]) if isinstance(evidence, Enumeration) else evidence
+            blocks.append(Block(fast, evidence, tuple(plain)))
             continue
         gaussians, conjugates = ([n for n in names if together.find(n) == root]
                                  for names in (model.gaussians, model.conjugates))  # fmt: skip

@@ -210,6 +210,7 @@ def _e_step_lines(model: Model, evidences: Sequence[Any]) -> list[Line]:
             text += f"; in chunks of {evidence.layout.chunk[1]} rows"
         latex = rf"L = \log \sum_{{{_tex(label)}}} \prod_s e^{{\langle \eta_s, T_s \rangle}}, \quad \mathrm{{E}}[T_s]"
         lines.append(Line(label, text, latex + r" = \partial L / \partial \eta_s"))
+        lines += [Line("", note) for note in evidence.notes]
     masked = [n for n, s in model.sites.items() if s.role == "latent" and model.outputs[n]["mask"] is not None]
     if masked:
         lines.append(Line("masked", f"{', '.join(masked)}: an element that is masked out carries total weight 1"))

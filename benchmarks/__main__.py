@@ -15,6 +15,7 @@ BENCHMARKS = {
     "diagonal": mixtures.diagonal,
     "memory": mixtures.memory,
     "latent_class": latent_classes.twenty_items,
+    "repeated_rows": latent_classes.ten_items,
     "robust": augmented.robust,
     "counts": augmented.counts,
     "chain": chains.one_sequence,

@@ -45,6 +45,7 @@ LAYERS = (
     "_conjugate",
     "_chains",
     "_discrete",
+    "_distinct",
     "_points",
     "_point_cells",
     "_blocks",

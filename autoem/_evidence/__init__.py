@@ -6,7 +6,12 @@ from ._factor import Factor as Factor, over_states as over_states
 from ._groups import Group as Group, Piece as Piece, Place as Place, Solution as Solution
 from .chain import Chain as Chain
 from .conjugate import Conjugate as Conjugate, Part as Part, Rows as Rows, log_density as log_density
-from .enumerate import Enumeration as Enumeration, Layout as Layout, chunk_for as chunk_for
+from .enumerate import (
+    Enumeration as Enumeration,
+    Layout as Layout,
+    chunk_for as chunk_for,
+    independent_dimensions as independent_dimensions,
+)
 from .gaussian import Gaussian as Gaussian
 from .mixed import Mixed as Mixed
 from .monte_carlo import (

@@ -54,12 +54,14 @@ class Enumeration(eqx.Module):
         scales: scale of each latent that has one: (dims..., broadcastable).
         gathered: per factor, for latents reached through an index: flat element numbers over the kept axes.
         layout: static facts.
+        notes: what was summed beforehand, for the page.
     """
 
     factors: tuple[Factor, ...]
     scales: dict[str, Array]
     gathered: tuple[tuple[tuple[str, StaticArray], ...], ...] = eqx.field(static=True)
     layout: Layout
+    notes: tuple[str, ...] = eqx.field(static=True, default=())
 
     method = "enumeration"
 
@@ -232,25 +234,34 @@ def _weighed(tables: Sequence[Table], variables: dict[str, Variable], weights: W
     return sum((weighed_table(t, variables, weights) for t in tables), jnp.zeros(()))
 
 
-def chunk_for(factors: Sequence[Factor], layout: Layout, slot_shapes: Sequence[tuple[int, ...]]) -> Any:
-    """A dimension along which the block falls into many independent rows with shared slots, and rows per chunk.
+def independent_dimensions(
+    factors: Sequence[Factor], layout: Layout, slot_shapes: Sequence[tuple[int, ...]]
+) -> list[str]:
+    """Dimensions along which the block falls into independent rows with shared slots, longest first.
 
     All latents must own the dimension, all factors must run along it, and no slot may vary along it.
     """
+
+    def fits(dim: str) -> bool:
+        for factor, dims, shape in zip(factors, layout.dims, slot_shapes, strict=True):
+            if dim not in dims or shape[len(factor.latents) + factor.keep[dims.index(dim)]] > 1:
+                return False
+        return True
+
     common = set.intersection(*(set(dims) for _, _, dims in layout.latents))
     sizes = dict(layout.sizes)
-    for dim in sorted(common, key=lambda d: -sizes[d]):
+    return [dim for dim in sorted(common, key=lambda d: (-sizes[d], d)) if fits(dim)]
+
+
+def chunk_for(factors: Sequence[Factor], layout: Layout, slot_shapes: Sequence[tuple[int, ...]]) -> Any:
+    """A dimension of many independent rows, and rows per chunk; None if there is none."""
+    sizes = dict(layout.sizes)
+    for dim in independent_dimensions(factors, layout, slot_shapes):
         width = 0
-        fits = True
         for factor, dims, shape in zip(factors, layout.dims, slot_shapes, strict=True):
-            if dim not in dims:
-                fits = False
-                break
-            position = len(factor.latents) + factor.keep[dims.index(dim)]
-            fits &= shape[position] == 1
             per_row = math.prod(n for a, n in enumerate(factor.batch_shape) if a != factor.keep[dims.index(dim)])
             width += (shape[-1] + math.prod(shape[: len(factor.latents)])) * per_row
         rows = max(64, min(4096, _CHUNK // max(width, 1)))
-        if fits and sizes[dim] >= 4 * rows:
+        if sizes[dim] >= 4 * rows:
             return dim, rows
     return None
