@@ -68,6 +68,60 @@ def test_linkage_from_counts():
     assert_allclose(em.standard_errors(result.params, counts)["theta"], 0.051467, atol=1e-6)
 
 
+def test_emission_tomography_keeps_the_total():
+    """A Poisson rate that is a sum of positive terms: at the maximum the fitted total is that of the counts."""
+    rng = np.random.default_rng(3)
+    paths = rng.uniform(0.1, 1.0, (20, 4))
+    y = rng.poisson(paths @ np.array([4.0, 9.0, 2.0, 6.0]))
+
+    def model(paths, y):
+        rates = positive("rates", 4)
+        with numpyro.plate("detectors", len(y)):
+            numpyro.sample("y", dist.Poisson(paths @ rates), obs=y)
+
+    _, result, value = fit(model, paths, y, start={"rates": np.full(4, 3.0)})
+    assert_allclose((paths @ result.params["rates"]).sum(), y.sum(), rtol=1e-6)
+
+    def negative(v):
+        return -stats.poisson.logpmf(y, paths @ np.exp(v)).sum()
+
+    assert_allclose(value, direct(negative, np.log(np.maximum(result.params["rates"], 1e-3)))[1], atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["weibull", "tobit"])
+def test_censored(kind):
+    """NumPyro's censored distributions keep their log density, which Newton climbs."""
+    rng = np.random.default_rng(1)
+    x, noise = rng.normal(size=60), rng.normal(size=60)
+    if kind == "tobit":
+        y, out = np.maximum(1 + x + noise, 0), (1 + x + noise <= 0).astype(int)
+    else:
+        y, limit = rng.weibull(1.5, 60), rng.uniform(0.2, 2.0, 60)
+        y, out = np.minimum(y, limit), (y > limit).astype(int)
+
+    def model(x, y, out):
+        scale, b = positive("scale"), real("b", 2)
+        if kind == "tobit":
+            fn = dist.LeftCensoredDistribution(dist.Normal(b[0] + b[1] * x, scale), out)
+        else:
+            fn = dist.RightCensoredDistribution(dist.Weibull(jnp.exp(b[0] + b[1] * x), scale), out)
+        with numpyro.plate("rows", len(y)):
+            numpyro.sample("y", fn, obs=y)
+
+    def negative(v):
+        loc, scale = v[0] + v[1] * x, np.exp(v[2])
+        if kind == "tobit":
+            fn = stats.norm(loc, scale)
+            return -np.where(out == 1, fn.logcdf(y), fn.logpdf(y)).sum()
+        fn = stats.weibull_min(scale, scale=np.exp(loc))
+        return -np.where(out == 1, fn.logsf(y), fn.logpdf(y)).sum()
+
+    _, result, value = fit(model, x, y, out, start={"scale": 1.0, "b": np.zeros(2)})
+    best, expected = direct(negative, np.zeros(3))
+    assert_allclose(value, expected, atol=1e-6)
+    assert_allclose([*result.params["b"], result.params["scale"]], [*best[:2], np.exp(best[2])], rtol=1e-4)
+
+
 def poissons(x):
     weights, rates = simplex("weights", 2), positive("rates", 2)
     with numpyro.plate("day", len(x)):
