@@ -75,8 +75,10 @@ def test_maximize_names_an_observed_or_a_discrete_site(name):
 
 
 def test_only_some_continuous_sites_are_maximized():
-    """The rest would be continuous latents: refused today, by name."""
-    raises((ValueError, NotImplementedError), "locs", model=bayesian, maximize=["weights"])
+    """The rest are continuous latents, which share every discrete one: integrated numerically, not called exact."""
+    found = autoem.EM(bayesian, maximize=["weights"]).derive(X).latents["locs"]
+    assert (found.method, found.exact) == ("quadrature", False)
+    assert "several elements of 'z'" in found.declined[0]
 
 
 # -- starting values --------------------------------------------------------------------------------------------------

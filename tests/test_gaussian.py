@@ -95,15 +95,18 @@ def scaled(y):
         numpyro.sample("y", dist.Normal(z, 1.0), obs=y)
 
 
-@pytest.mark.parametrize(
-    ("model", "what"),
-    [
-        (switching, "several elements of 'k'"), (scaled, "raised to a power"),
-    ],
-)  # fmt: skip
-def test_what_is_not_gaussian_is_refused(model, what):
-    with pytest.raises(NotImplementedError, match=what):
-        autoem.EM(model).derive(np.array([1.0, 2.0, 0.0]))
+def test_a_chain_that_switches_is_sampled_with_the_reason():
+    """The sum over all paths is not tractable, so the states are drawn: never called exact."""
+    derivation = autoem.EM(switching).derive(np.array([1.0, 2.0, 0.0]))
+    assert not derivation.exact
+    for name in ("z_0", "z_1", "z_2", "z_3"):
+        assert derivation.latents[name].method == "monte carlo"
+        assert "several elements of 'k'" in derivation.latents[name].declined[0]
+
+
+def test_a_scaled_gaussian_latent_is_refused():
+    with pytest.raises(NotImplementedError, match="raised to a power"):
+        autoem.EM(scaled).derive(np.array([1.0, 2.0, 0.0]))
 
 
 def test_traced_data_are_refused():
