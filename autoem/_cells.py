@@ -237,34 +237,40 @@ _DENSE = 64
 """Slots up to which a row's coefficients are held for all of them."""
 
 
-def group_cells(tables: Sequence[Rows], cells: Cells, used: np.ndarray, compress: bool) -> list[Group]:
+def group_cells(
+    tables: Sequence[Rows], cells: Cells, used: np.ndarray, chosen: np.ndarray, compress: bool
+) -> list[Group]:
     """Sort cells into groups of similar size, and within a group into classes.
 
     Args:
         tables: the rows of every site.
         cells: the partition, cells without elements included in `size`.
         used: (elements,) whether any row meets an element; the others carry no density and are left out.
+        chosen: (cells,) which cells.
         compress: replace the cells of a class by fewer with the same second moments.
     """
     count = len(cells.size)
     lengths = [np.bincount(t.cell, minlength=count) for t in tables]
+    dense = np.flatnonzero(chosen)
+    if not len(dense):
+        return []
     keys = np.stack([_rounded(cells.size) * (cells.size > 0), *(_rounded(n) * (n > 0) for n in lengths)], 1)
-    _, member = np.unique(keys, axis=0, return_inverse=True)
+    _, member = np.unique(keys[dense], axis=0, return_inverse=True)
     member = member.reshape(-1)
     orders = [_sorted(t.cell) for t in tables]
     starts = [np.concatenate([[0], np.cumsum(n)[:-1]]) for n in lengths]
     groups = []
     for label in range(member.max() + 1):
-        chosen = np.flatnonzero(member == label)
+        own = dense[member == label]
         picked = []
         for table, order, start, length in zip(tables, orders, starts, lengths, strict=True):
-            longest = int(length[chosen].max())
+            longest = int(length[own].max())
             if not longest:
                 continue
-            at = start[chosen][:, None] + np.arange(longest)
-            inside = np.arange(longest) < length[chosen][:, None]
+            at = start[own][:, None] + np.arange(longest)
+            inside = np.arange(longest) < length[own][:, None]
             picked.append((table, order[np.minimum(at, table.size - 1)], inside))
-        groups.append(_group(picked, chosen, cells, used, compress))
+        groups.append(_group(picked, own, cells, used, compress))
     return groups
 
 

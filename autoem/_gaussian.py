@@ -13,9 +13,11 @@ import numpy as np
 from . import _cells
 from ._cells import Cells, Rows, compress_rows, find_cells, group_cells
 from ._design import Design, rows_of
-from ._evidence import Factor, Gaussian, Group, Piece, Place
+from ._evidence import Factor, Gaussian, Group, Piece, Place, StepPiece, Steps
 from ._laid import Laid
+from ._levels import Levels, find_levels
 from ._links import Coordinates
+from ._steps import StepGroup, group_steps, split
 from ._types import Refusal
 
 _LARGEST = 5000
@@ -46,43 +48,53 @@ def lay_out(
     offsets = dict(zip(sizes, np.concatenate([[0], np.cumsum(list(sizes.values()))]).tolist(), strict=False))
     total = sum(sizes.values())
     states = [(n, k) for n, (k, _) in discrete.items()]
-    tables = [rows_of(d, i, offsets, states, kept[i], _state_elements(d, c, discrete))
-              for i, (d, c) in enumerate(zip(designs, coordinates, strict=True))]  # fmt: skip
-    cells = find_cells([_met(t) for t in tables], total)
-    largest = int(cells.size.max(initial=0))
-    if largest > _LARGEST:
-        raise Refusal(
-            f"{largest} elements of the latents {', '.join(map(repr, shapes))} are coupled with each other; autoem "
-            f"factorises at most {_LARGEST} densely."
-        )
+    tables: Any = [rows_of(d, i, offsets, states, kept[i], _state_elements(d, c, discrete))
+                   for i, (d, c) in enumerate(zip(designs, coordinates, strict=True))]  # fmt: skip
+    met = [_met(t) for t in tables]
+    cells = find_cells(met, total)
+    levels = find_levels(met, cells)
     tables, cells = _assign(tables, cells)
-    met = _cell_states(tables, cells, discrete, list(shapes))
-    if met:
-        tables, cells, met = _ordered(tables, cells, met)
+    levels = levels.extended(len(cells.size))
+    states_met = _cell_states(tables, cells, discrete, list(shapes))
+    if states_met:
+        tables, cells, states_met, order = _ordered(tables, cells, states_met)
+        levels = levels.reordered(order)
     used = np.zeros(total, bool)
     for table in tables:
         used[table.elements[table.elements >= 0]] = True
+    groups = group_steps(split(tables, levels)[1], cells, levels)
+    if groups is None:
+        groups, levels = [], levels.none()
+    dense = levels.count == 0
+    largest = int(cells.size[dense].max(initial=0))
+    if largest > _LARGEST:
+        raise Refusal(
+            f"{largest} elements of the latents {', '.join(map(repr, shapes))} are coupled with each other, and not "
+            f"along a chain of few elements a step; autoem factorises at most {_LARGEST} densely."
+        )
+    tables = split(tables, levels)[0]
     rows = [t.size for t in tables]
     tables = [compress_rows(t) for t in tables]
-    full = group_cells(tables, cells, used, compress=False)
-    fast = full if discrete else group_cells(tables, cells, used, compress=True)
-    notes = _notes(designs, rows, tables, full, fast, cells)
+    full = group_cells(tables, cells, used, dense, compress=False)
+    fast = full if discrete else group_cells(tables, cells, used, dense, compress=True)
+    notes = (*_notes(designs, rows, tables, full, fast, cells.size[dense]), *(_step_note(g) for g in groups))
 
-    def engine(groups: Sequence[_cells.Group], places: dict[str, Place]) -> Gaussian:
+    def engine(some: Sequence[_cells.Group], places: dict[str, Place]) -> Gaussian:
         return Gaussian(
-            groups=tuple(_module(g, designs, kept) for g in groups),
+            groups=(*(_module(g, designs, kept) for g in some), *(_steps(g, designs, kept) for g in groups)),
             factors=tuple(factors),
             latents=tuple(states),
             places=places,
-            cells=tuple(np.asarray(g.cells) for g in groups),
+            cells=tuple(np.asarray(g.cells) for g in (*some, *groups)),
             log_base=np.asarray(sum(d.log_base for d in designs), jnp.result_type(float)),
             names=tuple(shapes),
             notes=notes,
             count=len(cells.size),
         )
 
-    whole = engine(full, _places(full, cells, sizes, offsets, used))
-    return Laid(whole if fast is full else engine(fast, {}), whole, len(cells.size), met)
+    places = _places([*full, *groups], cells, levels, sizes, offsets, used)
+    whole = engine(full, places)
+    return Laid(whole if fast is full else engine(fast, {}), whole, len(cells.size), states_met)
 
 
 def _state_elements(
@@ -144,13 +156,16 @@ def _cell_states(
 
 def _ordered(
     tables: Sequence[Rows], cells: Cells, met: dict[str, np.ndarray]
-) -> tuple[list[Rows], Cells, dict[str, np.ndarray]]:
-    """Number the cells in the order of the discrete elements: then they mostly are those elements, one by one."""
+) -> tuple[list[Rows], Cells, dict[str, np.ndarray], np.ndarray]:
+    """Number the cells in the order of the discrete elements: then they mostly are those elements, one by one.
+
+    The last result is that order.
+    """
     order = np.lexsort(list(met.values())[::-1])
     new = np.empty(len(order), int)
     new[order] = np.arange(len(order))
     tables = [replace(t, cell=new[t.cell]) for t in tables]
-    return tables, Cells(new[cells.cell], cells.slot, cells.size[order]), {n: m[order] for n, m in met.items()}
+    return tables, Cells(new[cells.cell], cells.slot, cells.size[order]), {n: m[order] for n, m in met.items()}, order
 
 
 def _module(group: _cells.Group, designs: Sequence[Design], kept: Sequence[tuple[int, ...]]) -> Group:
@@ -158,26 +173,17 @@ def _module(group: _cells.Group, designs: Sequence[Design], kept: Sequence[tuple
     real = jnp.result_type(float)
     pieces = []
     for piece in group.pieces:
-        own, lead = designs[piece.position].columns, len(designs[piece.position].latents)
-        first = {"": 0}
-        at = 1
-        for number, width in zip(own.numbers, own.widths, strict=True):
-            first[str(number)] = at
-            at += width
-
-        def held(parts: Mapping[str, np.ndarray], first: Mapping[str, int] = first) -> Any:
-            return tuple((first[n], np.asarray(a, real)) for n, a in sorted(parts.items(), key=lambda p: first[p[0]]))
-
+        fixed, touching, alike = _held(piece, designs, kept)
         pieces.append(
             Piece(
                 factor=piece.position,
-                fixed=held(piece.fixed),
-                touching=held({n: a for n, a in piece.touching.items() if a.any()}),
+                fixed=fixed,
+                touching=touching,
                 slots=piece.slots,
                 kept=piece.kept,
                 weight=np.asarray(piece.weight, real),
                 count=np.asarray(piece.count, real),
-                alike=math.prod(kept[piece.position][lead:]) == 1,
+                alike=alike,
             )
         )
     return Group(
@@ -185,11 +191,65 @@ def _module(group: _cells.Group, designs: Sequence[Design], kept: Sequence[tuple
     )
 
 
+def _held(piece: Any, designs: Sequence[Design], kept: Sequence[tuple[int, ...]]) -> tuple[Any, Any, bool]:
+    """Fixed and touching parts as (first coefficient, array) pairs, and whether all arguments are the same."""
+    own, lead = designs[piece.position].columns, len(designs[piece.position].latents)
+    first = {"": 0}
+    at = 1
+    for number, width in zip(own.numbers, own.widths, strict=True):
+        first[str(number)] = at
+        at += width
+
+    def held(parts: Mapping[str, np.ndarray]) -> Any:
+        real = jnp.result_type(float)
+        return tuple((first[n], np.asarray(a, real)) for n, a in sorted(parts.items(), key=lambda p: first[p[0]]))
+
+    touching = held({n: a for n, a in piece.touching.items() if a.any()})
+    return held(piece.fixed), touching, math.prod(kept[piece.position][lead:]) == 1
+
+
+_COMMON = 16
+"""Steps from which on those of one kind are dealt with together."""
+
+
+def _steps(group: StepGroup, designs: Sequence[Design], kept: Sequence[tuple[int, ...]]) -> Steps:
+    """The same for cells in levels."""
+    real = jnp.result_type(float)
+    pieces = []
+    rows = 0
+    for piece in group.pieces:
+        fixed, touching, alike = _held(piece, designs, kept)
+        numbers = (np.asarray(a, real) for a in (piece.weight, piece.count))
+        pieces.append(StepPiece(piece.position, fixed, touching, piece.kept, *numbers, alike))
+        rows += piece.kept.shape[-1] * designs[piece.position].family.dim
+    length, width = len(group.kind), group.width
+    ends = np.append(np.flatnonzero(np.diff(group.kind)), length - 1)
+    counts = np.bincount(group.kind)
+    common = [int(k) for k in np.argsort(-counts)[:8] if counts[k] >= _COMMON]
+    runs = tuple(np.flatnonzero(group.kind == k) for k in common)
+    return Steps(
+        pieces=tuple(pieces),
+        kind=group.kind,
+        stop=ends[np.searchsorted(ends, np.arange(length))],
+        real=np.asarray(group.real, real),
+        total=np.asarray(group.total, real),
+        number=np.asarray(group.number, real),
+        valid=np.asarray(group.valid, real),
+        common=tuple(common),
+        runs=runs,
+        rest=np.flatnonzero(~np.isin(group.kind, common)),
+        padded=not group.real.all(),
+        capacity=min(length, max(128, 2**16 // (width * (width + rows)))) if runs else length,
+    )
+
+
 def _places(
-    groups: Sequence[_cells.Group], cells: Cells, sizes: Mapping[str, int], offsets: Mapping[str, int], used: np.ndarray
-) -> dict[str, Place]:
+    groups: Sequence[_cells.Group | StepGroup], cells: Cells, levels: Levels, sizes: Mapping[str, int],
+    offsets: Mapping[str, int], used: np.ndarray,
+) -> dict[str, Place]:  # fmt: skip
     """Where every element is."""
     count = len(cells.size)
+    widths = np.array([g.width if isinstance(g, StepGroup) else 0 for g in groups])
     where = np.zeros((3, count), int)
     for index, group in enumerate(groups):
         classes, members = np.nonzero(group.cells >= 0)
@@ -198,17 +258,22 @@ def _places(
     for name, size in sizes.items():
         at = slice(offsets[name], offsets[name] + size)
         group, row, member = where[:, cells.cell[at]]
-        result[name] = Place(group, row, member, cells.slot[at], cells.cell[at], used[at])
+        along = widths[group] > 0
+        slot = np.where(along, levels.level[at] * widths[group] + levels.slot[at], cells.slot[at])
+        result[name] = Place(group, row, member, slot, cells.cell[at], used[at])
     return result
 
 
 def _notes(
     designs: Sequence[Design], sizes: Sequence[int], tables: Sequence[Rows], full: Sequence[_cells.Group],
-    fast: Sequence[_cells.Group], cells: Cells,
+    fast: Sequence[_cells.Group], cells: np.ndarray,
 ) -> tuple[str, ...]:  # fmt: skip
+    """Of the cells that are factorised densely, of these sizes."""
     notes = []
-    count, classes = len(cells.size), sum(len(g.real) for g in full)
-    largest = int(cells.size.max(initial=0))
+    count, classes = len(cells), sum(len(g.real) for g in full)
+    largest = int(cells.max(initial=0))
+    if not count:
+        return ()
     cell = "1 cell" if count == 1 else f"{count} cells"
     notes.append(f"{cell} of at most {largest} coupled elements; {classes} distinct precision"
                  f"{'' if classes == 1 else 's'} to factorise per iteration")  # fmt: skip
@@ -222,3 +287,20 @@ def _notes(
         notes.append(f"the {before} cells were summed up before the loop: an iteration sees {after} with the same "
                      "second moments")  # fmt: skip
     return tuple(notes)
+
+
+def _step_note(group: StepGroup) -> str:
+    """Of the cells in levels."""
+    count, length, kinds = int(group.number.sum()), len(group.kind), len(group.real)
+    classes = len(group.number)
+    chains = "1 chain" if count == 1 else f"{count} chains"
+    note = f"{chains} of {length} steps, at most {group.width} elements each, eliminated step by step"
+    if classes < count:
+        note += f", {'once for all' if classes == 1 else f'for {classes} distinct ones'}"
+    longest = int(np.diff(np.append(np.flatnonzero(np.diff(group.kind, prepend=-1)), length)).max())
+    if longest >= _COMMON:
+        note += (f"; along {longest} steps with the same rows only until the factor repeats itself, after which means "
+                 "alone move")  # fmt: skip
+    elif kinds > length // 2:
+        note += "; every step has rows of its own"
+    return note

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist
 
-from ._evidence import Gaussian, Mixed, Solution
+from ._evidence import Gaussian, Mixed, Path, Solution
 from ._sites import Site
 from ._types import Array, Key
 
@@ -24,11 +24,11 @@ def event_width(site: Site, shape: tuple[int, ...]) -> int:
     return 1
 
 
-def gaussian_moments(engine: Gaussian, name: str, solved: Sequence[Solution], width: int) -> tuple[Array, Array]:
+def gaussian_moments(engine: Gaussian, name: str, solved: Sequence[Solution | Path], width: int) -> tuple[Array, Array]:
     """Means (L, elements) and covariances (L, runs, width, width) of one latent, for every joint discrete state."""
     place = engine.places[name]
     mean = jax.vmap(lambda s: place.pick([g.mean for g in s]))(solved)
-    covariance = jax.vmap(lambda s: place.pick_pairs([g.covariance for g in s], width))(solved)
+    covariance = jax.vmap(lambda s: place.pick_pairs([g if isinstance(g, Path) else g.covariance for g in s], width))(solved)
     return mean, covariance
 
 
@@ -111,14 +111,18 @@ def gaussian_draw(
     return states | {n: p.pick(draws) for n, p in engine.places.items()}, density
 
 
-def _chosen(evidence: Mixed[Gaussian], states: dict[str, Array], solved: Sequence[Solution]) -> list[Solution]:
+def _chosen(evidence: Mixed[Gaussian], states: dict[str, Array], solved: Sequence[Solution | Path]) -> list[Solution | Path]:
     """Every cell's solution at its discrete state. Classes are split into cells: each has a covariance of its own."""
     joint = evidence.joint_state(states)
-    result = []
+    result: list[Solution | Path] = []
     for solution, cells in zip(solved, evidence.continuous.cells, strict=True):
         state = joint[jnp.maximum(cells, 0)]  # (Q, n)
         mean = jnp.take_along_axis(solution.mean, state[None, :, :, None], 0)[0]
         classes = jnp.arange(cells.shape[0])[:, None]
+        if isinstance(solution, Path):
+            own = (a[state, classes] for a in (solution.half, solution.gain, solution.covariance, solution.lagged))
+            result.append(Path(mean, *own, solution.height[state, classes]))
+            continue
         root, covariance = solution.root[state, classes], solution.covariance[state, classes]
         result.append(Solution(mean, root, covariance))
     return result

@@ -40,6 +40,8 @@ LAYERS = (
     "_design",
     "_conjugacy",
     "_factors",
+    "_levels",
+    "_steps",
     "_laid",
     "_gaussian",
     "_conjugate",

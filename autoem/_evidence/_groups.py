@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
+from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
 
 from .._types import Array, Leaf
+from ._steps import Path
 
 
 class Piece(eqx.Module):
@@ -62,12 +65,36 @@ class Terms(eqx.Module):
     log_det: Leaf
 
 
+def row_terms(piece: Any, terms: Sequence[Terms]) -> tuple[Array, Array, Array]:
+    """φ (..., R, 1 + width), weighted P (..., R, D, D) and log|P⁻¹| (..., R) of every row of a piece."""
+    own = terms[piece.factor]
+    if own.phi.shape[0] == 1:
+        shape = piece.kept.shape
+        phi, precision, log_det = (jnp.broadcast_to(a[0], (*shape, *a.shape[1:]))
+                                   for a in (own.phi, own.precision, own.log_det))  # fmt: skip
+    else:
+        phi, precision, log_det = own.phi[piece.kept], own.precision[piece.kept], own.log_det[piece.kept]
+    return phi, precision * piece.weight[..., None, None], log_det
+
+
+def combined(parts: Any, phi: Array, spec: str) -> Array:
+    """Σ_j φ_j part_j."""
+    return functools.reduce(
+        jnp.add, [jnp.einsum(spec, phi[..., first : first + a.shape[0]], a) for first, a in parts], jnp.zeros(())
+    )
+
+
 class Solution(eqx.Module):
     """The posterior of a group: mean (Q, n, S), lower Cholesky factor of A (Q, S, S) and A⁻¹ (Q, S, S)."""
 
     mean: Leaf
     root: Leaf
     covariance: Leaf
+
+    @property
+    def height(self) -> Array:
+        """Half the log determinant of the precision."""
+        return jnp.sum(jnp.log(jnp.diagonal(self.root, axis1=-2, axis2=-1)), -1)
 
 
 class Place(eqx.Module):
@@ -98,15 +125,25 @@ class Place(eqx.Module):
             out = jnp.where((self.group == index) & self.used, own, out)
         return out
 
-    def pick_pairs(self, arrays: Sequence[Array], width: int) -> Array:
-        """Covariances of runs of `width` elements in one cell each, from arrays (Q, S, S): (runs, width, width)."""
+    def pick_pairs(self, arrays: Sequence[Any], width: int) -> Array:
+        """Covariances of runs of `width` elements in one cell each: (runs, width, width).
+
+        Args:
+            arrays: per group, (Q, S, S) or a `Path`.
+            width: of a run.
+        """
         slot = jnp.reshape(self.slot, (-1, width))
         row, group = jnp.reshape(self.row, (-1, width))[:, 0], jnp.reshape(self.group, (-1, width))[:, 0]
         out = jnp.full((*slot.shape, width), jnp.nan)
         for index, array in enumerate(arrays):
-            if not array.shape[1]:
+            size = (array.mean if isinstance(array, Path) else array).shape[-1]
+            if not size:
                 continue
-            at = jnp.minimum(slot, array.shape[1] - 1)
-            own = array[jnp.minimum(row, array.shape[0] - 1)[:, None, None], at[:, :, None], at[:, None, :]]
+            at = jnp.minimum(slot, size - 1)
+            if isinstance(array, Path):
+                row_at = jnp.minimum(row, array.mean.shape[0] - 1)[:, None, None]
+                own = array.between(row_at, at[:, :, None], at[:, None, :])
+            else:
+                own = array[jnp.minimum(row, array.shape[0] - 1)[:, None, None], at[:, :, None], at[:, None, :]]
             out = jnp.where((group == index)[:, None, None], own, out)
         return out

@@ -10,7 +10,6 @@ large cancels. The expected statistics are second moments of the residual's part
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -22,40 +21,24 @@ import numpy as np
 
 from .._types import Array, Arrays, Leaf
 from ._factor import Factor, over_states
-from ._groups import Group, Piece, Place, Solution, Terms
+from ._fisher import by_fisher, tabled_by_fisher
+from ._groups import Group, Piece, Place, Solution, Terms, combined, row_terms
+from ._steps import Path, Steps
+from .kalman import draw_path, e_step, evidence, solve_steps
 
 _LOG_2PI = math.log(2 * math.pi)
-
-
-def _rows(piece: Piece, terms: Sequence[Terms]) -> tuple[Array, Array, Array]:
-    """φ (Q, R, 1 + width), weighted P (Q, R, D, D) and log|P⁻¹| (Q, R) of every row."""
-    own = terms[piece.factor]
-    if own.phi.shape[0] == 1:
-        shape = piece.kept.shape
-        phi, precision, log_det = (jnp.broadcast_to(a[0], (*shape, *a.shape[1:]))
-                                   for a in (own.phi, own.precision, own.log_det))  # fmt: skip
-    else:
-        phi, precision, log_det = own.phi[piece.kept], own.precision[piece.kept], own.log_det[piece.kept]
-    return phi, precision * piece.weight[..., None, None], log_det
-
-
-def _sum(parts: Any, phi: Array, spec: str) -> Array:
-    """Σ_j φ_j part_j."""
-    return functools.reduce(
-        jnp.add, [jnp.einsum(spec, phi[..., first : first + a.shape[0]], a) for first, a in parts], jnp.zeros(())
-    )
 
 
 def _design(piece: Piece, phi: Array) -> Array:
     """J (Q, R, D, T)."""
     if not piece.touching:
         return jnp.zeros((*piece.kept.shape, 1, 1))
-    return _sum(piece.touching, phi, "qrj,jqrdt->qrdt")
+    return combined(piece.touching, phi, "qrj,jqrdt->qrdt")
 
 
 def _residual(piece: Piece, phi: Array) -> Array:
     """r₀ (Q, n, R, D)."""
-    return _sum(piece.fixed, phi, "qrj,jqnrd->qnrd")
+    return combined(piece.fixed, phi, "qrj,jqnrd->qnrd")
 
 
 def _meet(piece: Piece, design: Array, mean: Array) -> Array:
@@ -93,7 +76,7 @@ def _solve(group: Group, terms: Sequence[Terms]) -> tuple[Solution, Array, Array
     right: Any = jnp.zeros((*group.valid.shape, width))
     rows, constant = [], jnp.sum(group.real, -1) * (_LOG_2PI / 2)
     for piece in group.pieces:
-        phi, precision, log_det = _rows(piece, terms)
+        phi, precision, log_det = row_terms(piece, terms)
         design, residual = _design(piece, phi), _residual(piece, phi)
         rows.append((phi, precision, design, residual))
         constant = constant - jnp.sum(piece.count * (precision.shape[-1] * _LOG_2PI + log_det), -1) / 2
@@ -180,7 +163,7 @@ class Gaussian(eqx.Module):
     """A block of latents that are jointly Gaussian given the parameters and the discrete latents.
 
     Attributes:
-        groups: the cells, by size.
+        groups: the cells, by size; those whose elements stand in levels by number of levels.
         factors: the block's sites.
         latents: (name, values) of the discrete latents that it depends on: L is their product, in this order.
         places: latent name -> where its elements are (in a layout without compression).
@@ -190,7 +173,7 @@ class Gaussian(eqx.Module):
         count: number of cells.
     """
 
-    groups: tuple[Group, ...]
+    groups: tuple[Group | Steps, ...]
     factors: tuple[Factor, ...]
     latents: tuple[tuple[str, int], ...] = eqx.field(static=True)
     places: dict[str, Place]
@@ -208,10 +191,15 @@ class Gaussian(eqx.Module):
 
     def log_evidence(self, arguments: Sequence[Arrays], prepared: Any = None) -> Array:
         """L at the sites' arguments (no discrete latents)."""
+        if not any(isinstance(g, Steps) for g in self.groups):
+            return self._total(arguments)
+        return by_fisher(self._total, self.expected_statistics, self._slots)(arguments)
+
+    def _total(self, arguments: Sequence[Arrays]) -> Array:
         total = self.log_base
-        terms = self._terms(arguments)[0]
+        terms = [_first(t) for t in self._terms(arguments)[0]]
         for group in self.groups:
-            _, quadratic, constant, _ = _solve(self._state(group), [_first(t) for t in terms])
+            quadratic, constant = _evidence(self._state(group), terms)
             total = total + jnp.sum(quadratic * group.valid) + jnp.sum(constant * group.number)
         return total
 
@@ -223,38 +211,54 @@ class Gaussian(eqx.Module):
         found: list[list[Any]] = [[] for _ in self.factors]
         for group in self.groups:
             group = self._state(group)
-            solution, quadratic, constant, _ = _solve(group, first)
+            quadratic, constant, moments = self._e_step(group, first, group.valid, group.number)
             total = total + jnp.sum(quadratic * group.valid) + jnp.sum(constant * group.number)
-            for piece in group.pieces:
-                family = self.factors[piece.factor].family
-                found[piece.factor].append(_moments(group, solution, group.valid, group.number, family, piece))
+            for piece, part in zip(group.pieces, moments, strict=True):
+                found[piece.factor].append(part)
         return total, [self._collected(i, found[i], shapes[i]) for i in range(len(self.factors))]
 
-    def solve(self, arguments: Sequence[Arrays]) -> list[Solution]:
+    def _e_step(self, group: Group | Steps, terms: Sequence[Terms], weights: Array, number: Array) -> Any:
+        """Log evidence of the cells' data (Q, n), log normalisers (Q,), and every piece's moments."""
+        families: list[Any] = [self.factors[p.factor].family for p in group.pieces]
+        if isinstance(group, Steps):
+            return e_step(group, terms, weights, number, [f.width for f in families])
+        solution, quadratic, constant, _ = _solve(group, terms)
+        moments = [_moments(group, solution, weights, number, f, p)
+                   for f, p in zip(families, group.pieces, strict=True)]  # fmt: skip
+        return quadratic, constant, moments
+
+    def _slots(self, arguments: Sequence[Arrays]) -> list[Array]:
+        return [f.slots(a) for f, a in zip(self.factors, arguments, strict=True)]
+
+    def solve(self, arguments: Sequence[Arrays]) -> list[Solution | Path]:
         """The posterior of every group; with discrete latents, for each of their joint states (leading axis L)."""
         terms = self._terms(arguments)[0]
-        return [self._each(lambda g, t: _solve(g, t)[0], group, terms) for group in self.groups]
+
+        def solved(group: Group | Steps, own: Sequence[Terms]) -> Solution | Path:
+            return solve_steps(group, own) if isinstance(group, Steps) else _solve(group, own)[0]
+
+        return [self._each(solved, group, terms) for group in self.groups]
 
     def heights(self, arguments: Sequence[Arrays]) -> Array:
         """½ log|A| of every cell for every joint state: what its density at the mode has more than its evidence."""
-        terms = self._terms(arguments)[0]
-
-        def height(group: Group, own: Sequence[Terms]) -> Array:
-            root = _solve(group, own)[0].root
-            half = jnp.sum(jnp.log(jnp.diagonal(root, axis1=-2, axis2=-1)), -1)
-            return jnp.broadcast_to(half[:, None], group.valid.shape)
-
-        return self._table([self._each(height, group, terms) for group in self.groups])
+        solved = zip(self.groups, self.solve(arguments), strict=True)
+        return self._table([jnp.broadcast_to(s.height[..., None], (*s.height.shape, g.valid.shape[1]))
+                            for g, s in solved])  # fmt: skip
 
     def tables(self, arguments: Sequence[Arrays]) -> Array:
         """Log evidence of every cell for every joint state of the discrete latents: (L, cells)."""
+        if any(isinstance(g, Steps) for g in self.groups):
+            return tabled_by_fisher(self._tables, self.weighted_statistics, self._slots)(arguments)
+        return self._tables(arguments)
+
+    def _tables(self, arguments: Sequence[Arrays]) -> Array:
         terms = self._terms(arguments)[0]
 
-        def evidence(group: Group, own: Sequence[Terms]) -> Array:
-            _, quadratic, constant, _ = _solve(group, own)
+        def summed(group: Group | Steps, own: Sequence[Terms]) -> Array:
+            quadratic, constant = _evidence(group, own)
             return quadratic + constant[:, None]
 
-        return self._table([self._each(evidence, group, terms) for group in self.groups])
+        return self._table([self._each(summed, group, terms) for group in self.groups])
 
     def _table(self, parts: Sequence[Array]) -> Array:
         """Per-group (L, Q, n) arrays in the order of the cells: (L, cells)."""
@@ -274,30 +278,27 @@ class Gaussian(eqx.Module):
         for group, cells in zip(self.groups, self.cells, strict=True):
             own = padded[:, jnp.where(cells < 0, weights.shape[1], cells)]
 
-            def statistics(group: Group, terms: Sequence[Terms], w: Array) -> Any:
-                solution = _solve(group, terms)[0]
-                return [_moments(group, solution, w, jnp.sum(w, -1), self.factors[p.factor].family, p)
-                        for p in group.pieces]  # fmt: skip
+            def statistics(group: Group | Steps, terms: Sequence[Terms], w: Array) -> Any:
+                return self._e_step(group, terms, w, jnp.sum(w, -1))[2]
 
             for piece, part in zip(group.pieces, self._each(statistics, group, terms, own), strict=True):
                 found[piece.factor].append(part)
         return [self._collected(i, found[i], shapes[i]) for i in range(len(self.factors))]
 
-    def draw(self, key: Array, solutions: Sequence[Solution]) -> tuple[list[Array], list[Array]]:
+    def draw(self, key: Array, solutions: Sequence[Solution | Path]) -> tuple[list[Array], list[Array]]:
         """One draw per group (Q, n, S) from solutions without a state axis, and its log densities (Q, n)."""
         draws, densities = [], []
         for index, (group, solution) in enumerate(zip(self.groups, solutions, strict=True)):
-            real = group.real[:, None, :]
-            noise = jax.random.normal(jax.random.fold_in(key, index), solution.mean.shape) * real
+            noise = jax.random.normal(jax.random.fold_in(key, index), solution.mean.shape)
+            if isinstance(group, Steps):
+                real = jnp.moveaxis(group.real[group.kind], 0, 1).reshape(noise.shape[0], 1, -1)
+            else:
+                real = group.real[:, None, :]
+            noise = noise * real
             # The factor of a class, or (after a choice of discrete states) of every cell.
-            root = solution.root if solution.root.ndim == 4 else solution.root[:, None]
-            step = noise[..., None]
-            if noise.shape[-1]:
-                full = jnp.broadcast_to(root, (*noise.shape, noise.shape[-1]))
-                step = jax.scipy.linalg.solve_triangular(full, step, lower=True, trans=1)
-            half = jnp.sum(jnp.log(jnp.diagonal(root, axis1=-2, axis2=-1)), -1)
-            draws.append(solution.mean + step[..., 0])
-            densities.append(half - jnp.sum(noise**2 + _LOG_2PI * real, -1) / 2)
+            height = solution.height if solution.height.ndim == 2 else solution.height[:, None]
+            draws.append(draw_path(solution, noise) if isinstance(solution, Path) else _drawn(solution, noise))
+            densities.append(height - jnp.sum(noise**2 + _LOG_2PI * real, -1) / 2)
         return draws, densities
 
     def _terms(self, arguments: Sequence[Arrays]) -> tuple[list[Terms], list[Any]]:
@@ -344,7 +345,7 @@ class Gaussian(eqx.Module):
             flat = jnp.sum(flat, gone)
         return jnp.reshape(flat, (*joint, flat.shape[-1]))
 
-    def _state(self, group: Group) -> Group:
+    def _state(self, group: Any) -> Any:
         """The group without its axis of joint states (there is one state only)."""
         pieces = tuple(
             eqx.tree_at(
@@ -356,7 +357,7 @@ class Gaussian(eqx.Module):
         )
         return eqx.tree_at(lambda g: g.pieces, group, pieces)
 
-    def _each(self, function: Callable[..., Any], group: Group, terms: Sequence[Terms], *more: Array) -> Any:
+    def _each(self, function: Callable[..., Any], group: Group | Steps, terms: Sequence[Terms], *more: Array) -> Any:
         """Apply a function of a group and its terms for every joint state; outputs get a leading axis L."""
         states = math.prod(n for _, n in self.latents)
 
@@ -376,6 +377,24 @@ class Gaussian(eqx.Module):
             return function(eqx.tree_at(lambda g: g.pieces, group, pieces), picked, *own)
 
         return jax.vmap(one)(jnp.arange(states), *more)
+
+
+def _evidence(group: Group | Steps, terms: Sequence[Terms]) -> tuple[Array, Array]:
+    """Log evidence of the cells' data (Q, n) and log normalisers (Q,)."""
+    if isinstance(group, Steps):
+        return evidence(group, terms)
+    _, quadratic, constant, _ = _solve(group, terms)
+    return quadratic, constant
+
+
+def _drawn(solution: Solution, noise: Array) -> Array:
+    """A draw from standard normal noise, both (Q, n, S)."""
+    root = solution.root if solution.root.ndim == 4 else solution.root[:, None]
+    step = noise[..., None]
+    if noise.shape[-1]:
+        full = jnp.broadcast_to(root, (*noise.shape, noise.shape[-1]))
+        step = jax.scipy.linalg.solve_triangular(full, step, lower=True, trans=1)
+    return solution.mean + step[..., 0]
 
 
 def _first(terms: Terms) -> Terms:

@@ -133,6 +133,16 @@ def _reshape(node: Node, value: Lazy, out: tuple[int, ...], order: Sequence[str]
     return _lift(lambda x: jnp.reshape(x, target), [value], order)
 
 
+def _slice(node: Node, value: Lazy, order: Sequence[str]) -> Any:
+    """An axis along which nothing varies stays compact."""
+    constant = [c == 1 for c in value.compact]
+    start = [0 if one else n for one, n in zip(constant, node.params["start_indices"], strict=True)]
+    stop = [1 if one else n for one, n in zip(constant, node.params["limit_indices"], strict=True)]
+    strides = node.params["strides"] or [1] * len(start)
+    strides = [1 if one else n for one, n in zip(constant, strides, strict=True)]
+    return _lift(lambda x: jax.lax.slice(x, start, stop, strides), [value], order)
+
+
 def _compacted(value: Lazy) -> Lazy:
     """An index that is known and the same along an axis."""
     array = value.array
@@ -168,6 +178,8 @@ def _apply(node: Node, operands: Sequence[Lazy], out: tuple[int, ...], order: Se
         return _lift(spread, [value], order)
     if name in ("reshape", "squeeze", "expand_dims"):
         return _reshape(node, value, out, order)
+    if name == "slice":
+        return _slice(node, value, order)
     if name == "transpose":
         return _lift(lambda x: jnp.transpose(x, params["permutation"]), [value], order)
     if name == "gather":
@@ -240,7 +252,8 @@ def apply_node(
     node: Node, operands: Sequence[Lazy], outs: Sequence[tuple[int, ...]], order: Sequence[str]
 ) -> list[Lazy]:
     """The results of one operation (without a body) on lazy operands; `outs` are their logical shapes."""
-    if all(v.full for v in operands):
+    # What is spread over new axes is not written out: the steps of a scan share their matrices.
+    if all(v.full for v in operands) and node.name != "broadcast_in_dim":
         return [Lazy(r, o) for r, o in zip(bind(node, [v.array for v in operands]), outs, strict=True)]
     if len(outs) == 1:
         array, latents = _apply(node, operands, outs[0], order)

@@ -1,0 +1,131 @@
+"""What the Kalman engine works on: cells of latents in levels, of which neighbours are coupled, as steps of few kinds."""
+
+from __future__ import annotations
+
+import equinox as eqx
+import jax.numpy as jnp
+
+from .._types import Array, Leaf
+
+
+class StepPiece(eqx.Module):
+    """One site's rows: T steps of C kinds, Q classes of n cells, R rows of length D a step, S slots a level.
+
+    Attributes:
+        factor: index of the site's factor in the block.
+        fixed: (first coefficient, array (J, L, T, Q, n, R, D)) pairs, axes of length 1 where all are the same.
+        touching: (first coefficient, array (J, L, C, Q, R, D, 2S)) pairs: the level before, then the step's own.
+        kept: (C, Q, R) flat index into the arguments' batch axes.
+        weight, count: (C, Q, R) multiply the squared residual and the log normaliser.
+        alike: all rows have the same arguments.
+    """
+
+    factor: int = eqx.field(static=True)
+    fixed: tuple[tuple[int, Leaf], ...]
+    touching: tuple[tuple[int, Leaf], ...]
+    kept: Leaf
+    weight: Leaf
+    count: Leaf
+    alike: bool = eqx.field(static=True)
+
+
+class Steps(eqx.Module):
+    """Cells with equally many levels.
+
+    Attributes:
+        pieces: the rows, site by site.
+        kind: (T,) of every step.
+        stop: (T,) the last step of the run of equal kinds that a step is in.
+        real: (C, Q, S) which slots of the step's own level hold an element.
+        total: (Q,) elements of a cell.
+        number: (Q,) cells per class.
+        valid: (Q, n) 1 where there is a cell.
+        common: the kinds that many steps have.
+        runs: the steps of each of these.
+        rest: the other steps.
+        padded: whether any slot holds no element.
+        capacity: distinct factors for which there is room at first.
+    """
+
+    pieces: tuple[StepPiece, ...]
+    kind: Leaf
+    stop: Leaf
+    real: Leaf
+    total: Leaf
+    number: Leaf
+    valid: Leaf
+    common: tuple[int, ...] = eqx.field(static=True)
+    runs: tuple[Leaf, ...]
+    rest: Leaf
+    padded: bool = eqx.field(static=True)
+    capacity: int = eqx.field(static=True)
+
+    @property
+    def width(self) -> int:
+        """Slots S of a level."""
+        return self.real.shape[-1]
+
+    @property
+    def length(self) -> int:
+        """Steps T."""
+        return self.kind.shape[0]
+
+
+class Factors(eqx.Module):
+    """The elimination of every level but the last: K distinct ones, of Q classes.
+
+    Attributes:
+        index: (T,) which of them a step uses to eliminate the level before its own.
+        forward: (K, Q, 2S, S + rows): from the message that comes in and a step's whitened data to the message that
+            goes out, and to R⁻¹ times the right-hand side of the level before.
+        half: (K, Q, S, S) R⁻¹; gain: (K, Q, S, S) R⁻¹ E, where R z + E z⁺ = δ is what is left for the level before.
+        log_det: (K, Q) log|R|.
+        last: (Q, S, S) the factor of the last level.
+    """
+
+    index: Leaf
+    forward: Leaf
+    half: Leaf
+    gain: Leaf
+    log_det: Leaf
+    last: Leaf
+
+
+class Smoothed(eqx.Module):
+    """The posterior of a group, as the E-step wants it: factors, and means (T + 1, Q, n, S), a level of zeros first."""
+
+    factors: Factors
+    means: Leaf
+
+    @property
+    def pairs(self) -> Array:
+        """Means of the level before and of the step's own: (T, Q, n, 2S)."""
+        return jnp.concatenate([self.means[:-1], self.means[1:]], -1)
+
+
+class Path(eqx.Module):
+    """The posterior of a group, level by level.
+
+    Attributes:
+        mean: (Q, n, T · S).
+        half: (Q, T, S, S) a square root of every level's covariance given the next.
+        gain: (Q, T, S, S): the mean of a level given the next is mean - gain (next - its mean).
+        covariance: (Q, T, S, S); lagged: (Q, T, S, S) with the next level.
+        height: (Q,) half the log determinant of the precision.
+    """
+
+    mean: Leaf
+    half: Leaf
+    gain: Leaf
+    covariance: Leaf
+    lagged: Leaf
+    height: Leaf
+
+    def between(self, row: Array, first: Array, second: Array) -> Array:
+        """Covariances of elements of one level, or of two neighbouring ones, by class and slot."""
+        width = self.covariance.shape[-1]
+        low, high = jnp.minimum(first, second), jnp.maximum(first, second)
+        level, after = low // width, high // width
+        at = row, level, low % width, high % width
+        near = jnp.where(after == level, self.covariance[at], self.lagged[at])
+        return jnp.where(after - level > 1, jnp.nan, near)
