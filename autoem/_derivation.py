@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from ._blocks import Evidence, build, declined
 from ._complete import CompleteData
-from ._evidence import LADDER, Chain, Chains, Drawn, Quadrature, Read, Sampled
+from ._evidence import LADDER, Chain, Chains, Drawn, Gaussian, Mixed, Quadrature, Read, Sampled
 from ._factors import Skeleton
 from ._model import Model, read_model
 from ._options import Sampling
@@ -222,9 +222,7 @@ class Found:
     declined: tuple[str, ...] = ()
 
 
-_GAUSSIAN = Found(
-    "gaussian", "gaussian", True, "jointly Gaussian given the data, the parameters and any discrete latents"
-)
+_GAUSSIAN = "jointly Gaussian given the data, the parameters and any discrete latents"
 _FAMILIES = {
     "u, uu'": "gaussian",
     "log u_k": "dirichlet",
@@ -263,7 +261,7 @@ class Derivation:
         self.detailed = detailed
         self.checks = dict(checks or {})
         self._parts = skeletons, plans
-        found = {n: self._latent(n) for n in model.latents} | dict.fromkeys(model.gaussians, _GAUSSIAN)
+        found = {n: self._latent(n) for n in model.latents} | {n: _gaussian(n, detailed) for n in model.gaussians}
         found |= {s.site.name: _conjugate(s, skeletons) for s in skeletons if s.site.role == "conjugate"}
         found |= {n: self._quadrature(n, e) for e, _ in machine.quadratures for n in e.names}
         found |= {n: self._sampled(n, e) for e, _ in machine.samplers for n in e.names}
@@ -334,6 +332,15 @@ class Derivation:
 
     def _repr_markdown_(self) -> str:
         return self._page.markdown()
+
+
+def _gaussian(name: str, detailed: Machine) -> Found:
+    """A Gaussian latent, from the engine that holds it."""
+    engines = (e.continuous if isinstance(e, Mixed) else e for e in detailed.evidences)
+    note = next((e.along(name) for e in engines if isinstance(e, Gaussian) and name in e.places), "")
+    if note:
+        return Found("gaussian", "kalman", True, f"{_GAUSSIAN}: {note}")
+    return Found("gaussian", "gaussian", True, _GAUSSIAN)
 
 
 def _conjugate(own: Skeleton, skeletons: Sequence[Skeleton]) -> Found:

@@ -219,8 +219,8 @@ def _steps(group: StepGroup, designs: Sequence[Design], kept: Sequence[tuple[int
     rows = 0
     for piece in group.pieces:
         fixed, touching, alike = _held(piece, designs, kept)
-        numbers = (np.asarray(a, real) for a in (piece.weight, piece.count))
-        pieces.append(StepPiece(piece.position, fixed, touching, piece.kept, *numbers, alike))
+        weight, count = np.asarray(piece.weight, real), np.asarray(piece.count, real)
+        pieces.append(StepPiece(piece.position, fixed, touching, piece.kept, weight, count, alike))
         rows += piece.kept.shape[-1] * designs[piece.position].family.dim
     length, width = len(group.kind), group.width
     ends = np.append(np.flatnonzero(np.diff(group.kind)), length - 1)

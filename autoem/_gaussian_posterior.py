@@ -28,7 +28,8 @@ def gaussian_moments(engine: Gaussian, name: str, solved: Sequence[Solution | Pa
     """Means (L, elements) and covariances (L, runs, width, width) of one latent, for every joint discrete state."""
     place = engine.places[name]
     mean = jax.vmap(lambda s: place.pick([g.mean for g in s]))(solved)
-    covariance = jax.vmap(lambda s: place.pick_pairs([g if isinstance(g, Path) else g.covariance for g in s], width))(solved)
+    parts = [g if isinstance(g, Path) else g.covariance for g in solved]
+    covariance = jax.vmap(lambda s: place.pick_pairs(s, width))(parts)
     return mean, covariance
 
 
@@ -111,7 +112,9 @@ def gaussian_draw(
     return states | {n: p.pick(draws) for n, p in engine.places.items()}, density
 
 
-def _chosen(evidence: Mixed[Gaussian], states: dict[str, Array], solved: Sequence[Solution | Path]) -> list[Solution | Path]:
+def _chosen(
+    evidence: Mixed[Gaussian], states: dict[str, Array], solved: Sequence[Solution | Path]
+) -> list[Solution | Path]:
     """Every cell's solution at its discrete state. Classes are split into cells: each has a covariance of its own."""
     joint = evidence.joint_state(states)
     result: list[Solution | Path] = []
@@ -120,8 +123,8 @@ def _chosen(evidence: Mixed[Gaussian], states: dict[str, Array], solved: Sequenc
         mean = jnp.take_along_axis(solution.mean, state[None, :, :, None], 0)[0]
         classes = jnp.arange(cells.shape[0])[:, None]
         if isinstance(solution, Path):
-            own = (a[state, classes] for a in (solution.half, solution.gain, solution.covariance, solution.lagged))
-            result.append(Path(mean, *own, solution.height[state, classes]))
+            names = ("half", "gain", "covariance", "lagged", "height")
+            result.append(Path(mean=mean, **{n: getattr(solution, n)[state, classes] for n in names}))
             continue
         root, covariance = solution.root[state, classes], solution.covariance[state, classes]
         result.append(Solution(mean, root, covariance))

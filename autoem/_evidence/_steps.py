@@ -1,4 +1,4 @@
-"""What the Kalman engine works on: cells of latents in levels, of which neighbours are coupled, as steps of few kinds."""
+"""What the Kalman engine works on: cells of latents in levels, neighbours coupled, as steps of few kinds."""
 
 from __future__ import annotations
 

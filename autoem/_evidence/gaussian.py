@@ -169,7 +169,7 @@ class Gaussian(eqx.Module):
         places: latent name -> where its elements are (in a layout without compression).
         cells: per group, (Q, n) numbers of the cells, -1 for none (in a layout without compression).
         log_base: log density whatever the parameters.
-        notes: what was shared or summed beforehand, for the page.
+        notes: what was shared or summed beforehand, for the page; the last ones are one for each group in levels.
         count: number of cells.
     """
 
@@ -184,6 +184,12 @@ class Gaussian(eqx.Module):
     count: int = eqx.field(static=True)
 
     method = "gaussian"
+
+    def along(self, name: str) -> str:
+        """How the chain is eliminated that a latent is in; "" where it is in none (in a layout without compression)."""
+        number = int(np.max(self.places[name].group, initial=0))
+        # The chains come last, among the groups and among the notes.
+        return self.notes[number - len(self.groups)] if isinstance(self.groups[number], Steps) else ""
 
     def prepare(self) -> None:
         """All that does not change with the parameters was done when the block was laid out."""
@@ -228,7 +234,7 @@ class Gaussian(eqx.Module):
         return quadratic, constant, moments
 
     def _slots(self, arguments: Sequence[Arrays]) -> list[Array]:
-        return [f.slots(a) for f, a in zip(self.factors, arguments, strict=True)]
+        return [f.slots(dict(a)) for f, a in zip(self.factors, arguments, strict=True)]
 
     def solve(self, arguments: Sequence[Arrays]) -> list[Solution | Path]:
         """The posterior of every group; with discrete latents, for each of their joint states (leading axis L)."""

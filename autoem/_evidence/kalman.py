@@ -1,15 +1,15 @@
 """Gaussian latents along a chain: elimination level by level, by orthogonal transformations of whitened rows.
 
-With the rows of step t whitened, y_t = B_t (z_{t-1}, z_t) + noise of unit variance, and M_{t-1} z_{t-1} = d_{t-1} + noise
-what the steps before say of z_{t-1}, a QR decomposition leaves
+With the rows of step t whitened, y_t = B_t (z_{t-1}, z_t) + noise of unit variance, and M_{t-1} z_{t-1} = d_{t-1} +
+noise what the steps before say of z_{t-1}, a QR decomposition leaves
 
     [ M_{t-1}  0  | d_{t-1} ]       [ R_t  E_t | δ_t ]
     [    B_t      |   y_t   ]  →    [  0   M_t | d_t ]
 
 so z_{t-1} = R_t⁻¹ (δ_t - E_t z_t + noise): the square-root information filter and smoother (Bierman 1977, Paige and
-Saunders 1977). Nothing is squared, so a nearly deterministic step costs no digits. M, R and E do not depend on the data:
-they are computed once for all cells of a class, and along a run of steps with the same rows only until M_t repeats
-itself. From there on, only means move.
+Saunders 1977). Nothing is squared, so a nearly deterministic step costs no digits. M, R and E do not depend on the
+data: they are computed once for all cells of a class, and along a run of steps with the same rows only until M_t
+repeats itself. From there on, only means move.
 """
 
 from __future__ import annotations
@@ -73,9 +73,7 @@ def _smoothed(group: Steps, terms: Sequence[Terms], function: Callable[[Smoothed
     if group.capacity >= group.length:
         return after(_eliminated(group, design, group.length)[0])
     factors, enough = _eliminated(group, design, group.capacity)
-    return jax.lax.cond(
-        enough, lambda: after(factors), lambda: after(_eliminated(group, design, group.length)[0])
-    )
+    return jax.lax.cond(enough, lambda: after(factors), lambda: after(_eliminated(group, design, group.length)[0]))
 
 
 def _misfit(group: Steps, smoothed: Smoothed, design: Array, data: Array, kind: int | None, steps: Any) -> Array:
@@ -197,14 +195,11 @@ def _eliminated(group: Steps, design: Array, room: int) -> tuple[Factors, Array]
         passed = turned[:, :, : width + rows]
         forward = jnp.concatenate([passed[:, width:], half @ passed[:, :width]], 1)
         log_det = jnp.sum(jnp.log(jnp.diagonal(corner, axis1=-2, axis2=-1)), -1)
-        own = Factors(count.astype(factors.index.dtype), forward, half, half @ side, log_det, out)
-        factors = Factors(
-            factors.index.at[step].set(own.index),
-            *(jax.lax.dynamic_update_index_in_dim(table, a, count, 0) for table, a in (
-                (factors.forward, forward), (factors.half, half), (factors.gain, own.gain),
-                (factors.log_det, log_det))),
-            out,
-        )  # fmt: skip
+        found = forward, half, half @ side, log_det
+        tables = factors.forward, factors.half, factors.gain, factors.log_det
+        tables = [jax.lax.dynamic_update_index_in_dim(t, a, count, 0) for t, a in zip(tables, found, strict=True)]
+        index = factors.index.at[step].set(count.astype(jnp.int32))
+        factors = Factors(index, tables[0], tables[1], tables[2], tables[3], out)
         same = (step > 0) & (kind == group.kind[jnp.maximum(step - 1, 0)])
         still, change = _standstill(out, message, jnp.where(same, change, jnp.inf))
         step = jnp.where(same & still, group.stop[step], step) + 1
@@ -355,7 +350,7 @@ def _spread_moments(
         index = factors.index[step]
         joint, before = _roots(factors, index, root)
         start = first[step]
-        same = (start < step)
+        same = start < step
         still, change = _standstill(before, root, jnp.where(same, change, jnp.inf))
         jump = same & still
         times = jnp.where(jump, step - start + 1, 1).astype(joint.dtype)
