@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from scipy.sparse import csr_matrix
@@ -126,8 +127,8 @@ def _distances(graph: csr_matrix, start: np.ndarray, elements: int) -> np.ndarra
     indptr = np.append(graph.indptr, graph.indptr[-1] + len(start))
     indices = np.concatenate([graph.indices, start.astype(graph.indices.dtype)])
     wide = csr_matrix((np.ones(len(indices), np.int8), indices, indptr), (size + 1, size + 1))
-    found = breadth_first_order(wide, size, directed=True, return_predecessors=True)
-    order, parent = (np.asarray(a) for a in found)
+    found: Any = breadth_first_order(wide, size, directed=True, return_predecessors=True)
+    order, parent = found
     above = np.full(size + 1, size)
     above[order[1:]] = parent[order[1:]]
     depth = np.zeros(size + 1, int)
