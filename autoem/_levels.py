@@ -99,7 +99,7 @@ def find_levels(couplings: Sequence[np.ndarray], cells: Cells) -> Levels:
     )
 
 
-def _graph(couplings: Sequence[np.ndarray], inside: np.ndarray) -> csr_matrix:
+def _graph(couplings: Sequence[np.ndarray], inside: np.ndarray) -> Any:
     """Elements, then the distinct rows that meet several of them; an edge where a row meets an element."""
     elements, rows, at = [], [], len(inside)
     for met in couplings:
@@ -120,7 +120,7 @@ def _graph(couplings: Sequence[np.ndarray], inside: np.ndarray) -> csr_matrix:
     return csr_matrix((np.ones(len(left), np.int8), (left, right)), (at, at))
 
 
-def _distances(graph: csr_matrix, start: np.ndarray, elements: int) -> np.ndarray:
+def _distances(graph: Any, start: np.ndarray, elements: int) -> np.ndarray:
     """(elements,) rows between each element and the nearest of those in `start`."""
     size = graph.shape[0]
     # One more node, whose neighbours are the start.
