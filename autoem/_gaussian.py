@@ -13,11 +13,11 @@ import numpy as np
 from . import _cells
 from ._cells import Cells, Rows, compress_rows, find_cells, group_cells
 from ._design import Design, rows_of
-from ._evidence import Factor, Gaussian, Group, Piece, Place, StepPiece, Steps
+from ._evidence import Factor, Gaussian, Group, Picked, Piece, Place, StepPiece, Steps
 from ._laid import Laid
 from ._levels import Levels, find_levels
 from ._links import Coordinates
-from ._steps import StepGroup, group_steps, split
+from ._steps import Parts, StepGroup, group_steps, single_parts, split
 from ._types import Refusal
 
 _LARGEST = 5000
@@ -193,12 +193,7 @@ def _module(group: _cells.Group, designs: Sequence[Design], kept: Sequence[tuple
 
 def _held(piece: Any, designs: Sequence[Design], kept: Sequence[tuple[int, ...]]) -> tuple[Any, Any, bool]:
     """Fixed and touching parts as (first coefficient, array) pairs, and whether all arguments are the same."""
-    own, lead = designs[piece.position].columns, len(designs[piece.position].latents)
-    first = {"": 0}
-    at = 1
-    for number, width in zip(own.numbers, own.widths, strict=True):
-        first[str(number)] = at
-        at += width
+    first, lead = _first_parts(designs[piece.position]), len(designs[piece.position].latents)
 
     def held(parts: Mapping[str, np.ndarray]) -> Any:
         real = jnp.result_type(float)
@@ -208,6 +203,14 @@ def _held(piece: Any, designs: Sequence[Design], kept: Sequence[tuple[int, ...]]
     return held(piece.fixed), touching, math.prod(kept[piece.position][lead:]) == 1
 
 
+def _first_parts(design: Design) -> dict[str, int]:
+    """Coefficient name -> number of the first part that it multiplies; "" is the constant."""
+    ends = np.cumsum([1, *design.columns.widths]).tolist()
+    return {"": 0, **{str(n): at for n, at in zip(design.columns.numbers, ends, strict=False)}}
+
+
+_FEW = 64
+"""Kinds of steps up to which second moments are held for each."""
 _COMMON = 16
 """Steps from which on those of one kind are dealt with together."""
 
@@ -215,14 +218,22 @@ _COMMON = 16
 def _steps(group: StepGroup, designs: Sequence[Design], kept: Sequence[tuple[int, ...]]) -> Steps:
     """The same for cells in levels."""
     real = jnp.result_type(float)
-    pieces = []
-    rows = 0
+    length, width = len(group.kind), group.width
+    pieces, rows, columns = [], 0, []
     for piece in group.pieces:
         fixed, touching, alike = _held(piece, designs, kept)
         weight, count = np.asarray(piece.weight, real), np.asarray(piece.count, real)
-        pieces.append(StepPiece(piece.position, fixed, touching, piece.kept, weight, count, alike))
+        parts = _parts(piece, designs[piece.position]) if len(group.real) <= _FEW else None
+        picked = None
+        if parts is not None:
+            # Columns are counted over all sites, slots from the end.
+            index = np.where(parts.index > 0, parts.index + len(columns), parts.index)
+            columns += parts.columns
+            picked = Picked(index, np.asarray(parts.constant, real), parts.kept)
+        pieces.append(StepPiece(piece.position, fixed, touching, piece.kept, weight, count, alike, picked))
         rows += piece.kept.shape[-1] * designs[piece.position].family.dim
-    length, width = len(group.kind), group.width
+    shape = (length, *group.valid.shape)
+    data = np.stack([np.broadcast_to(c, shape) for c in columns], -1) if columns else np.zeros((*shape, 0))
     ends = np.append(np.flatnonzero(np.diff(group.kind)), length - 1)
     counts = np.bincount(group.kind)
     common = [int(k) for k in np.argsort(-counts)[:8] if counts[k] >= _COMMON]
@@ -238,9 +249,18 @@ def _steps(group: StepGroup, designs: Sequence[Design], kept: Sequence[tuple[int
         common=tuple(common),
         runs=runs,
         rest=np.flatnonzero(~np.isin(group.kind, common)),
+        columns=np.asarray(data, real),
         padded=not group.real.all(),
         capacity=min(length, max(128, 2**16 // (width * (width + rows)))) if runs else length,
     )
+
+
+def _parts(piece: Any, design: Design) -> Parts | None:
+    """Where coefficients multiply single numbers of a step, second moments of these are shared by all parts."""
+    if not design.columns.width:
+        return None
+    first = _first_parts(design)
+    return single_parts(piece, first, 1 + design.columns.width)
 
 
 def _places(

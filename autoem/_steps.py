@@ -63,6 +63,74 @@ class StepGroup:
     cells: np.ndarray
 
 
+@dataclass(frozen=True)
+class Parts:
+    """Which number of a step every part of a site's residual is: see the engine's `Picked`.
+
+    Attributes:
+        index: (parts, R, D) 0 for the constant 1, then columns, then the two levels' slots.
+        constant: (parts, R, D).
+        columns: numbers of a step that are data, (T, Q, n) each.
+        kept: (R,).
+    """
+
+    index: np.ndarray
+    constant: np.ndarray
+    columns: list[np.ndarray]
+    kept: np.ndarray
+
+
+def single_parts(piece: StepPiece, first: dict[str, int], parts: int) -> Parts | None:
+    """The parts of a residual, where each is one number times a constant at all steps that have the row; else None.
+
+    Sums of several numbers (a level minus the one before) are left as they are: squared first and added up afterwards
+    they could cancel.
+
+    Args:
+        piece: the site's rows.
+        first: coefficient name -> number of its first part.
+        parts: number of parts.
+    """
+    if any(a.shape[1] > 1 for a in (*piece.touching.values(), *piece.fixed.values())):
+        return None
+    live = piece.weight > 0  # (C, Q, R)
+    lead = live.reshape(-1, live.shape[-1]).argmax(0), np.arange(live.shape[-1])
+    kept = piece.kept.reshape(-1, live.shape[-1])[lead]
+    if np.any(live & (piece.kept != kept)):
+        return None
+    dim = next(iter((piece.touching or piece.fixed).values())).shape[5]
+    index = np.zeros((parts, live.shape[-1], dim), int)
+    constant = np.zeros(index.shape)
+    taken = np.zeros(index.shape, int)
+    columns: list[np.ndarray] = []
+    for name, a in piece.fixed.items():
+        for j, part in enumerate(a[:, 0]):  # (T, Q, n, R, D)
+            at = first[name] + j
+            part = np.broadcast_to(part, (*part.shape[:3], *index.shape[1:]))
+            for r, d in np.argwhere(np.any(part != 0, (0, 1, 2))):
+                taken[at, r, d] += 1
+                own = part[..., r, d]
+                if np.all(own == own[0, 0, 0]):
+                    constant[at, r, d] = own[0, 0, 0]
+                else:
+                    columns.append(own)
+                    index[at, r, d], constant[at, r, d] = len(columns), 1.0
+    for name, a in piece.touching.items():
+        for j, part in enumerate(a[:, 0]):  # (C, Q, R, D, 2S)
+            at = first[name] + j
+            flat = np.where(live[..., None, None], part, 0.0).reshape(-1, *part.shape[2:])
+            own = part.reshape(flat.shape)[lead]  # (R, D, 2S)
+            if np.any((flat != own) & live.reshape(-1, live.shape[-1])[..., None, None]):
+                return None
+            met = own != 0
+            taken[at] += met.sum(-1)
+            index[at] = np.where(met.any(-1), met.argmax(-1) - met.shape[-1], index[at])
+            constant[at] = np.where(met.any(-1), own.sum(-1), constant[at])
+    if np.any(taken > 1):
+        return None
+    return Parts(index, constant, columns, kept)
+
+
 def split(tables: Sequence[Rows], levels: Levels) -> tuple[list[Rows], list[Rows]]:
     """The rows of cells without levels, and of those with."""
     inside = [levels.count[t.cell] > 0 for t in tables]

@@ -8,6 +8,22 @@ import jax.numpy as jnp
 from .._types import Array, Leaf
 
 
+class Picked(eqx.Module):
+    """Parts of a residual that are numbers of a step, each times a constant, the same at all steps that have the row.
+
+    The numbers of a step are (1, `Steps.columns`, the level before, its own): second moments of all parts are picked
+    from one matrix of theirs.
+
+    Attributes:
+        index, constant: (1 + width, R, D) which number, and what it is multiplied by.
+        kept: (R,).
+    """
+
+    index: Leaf
+    constant: Leaf
+    kept: Leaf
+
+
 class StepPiece(eqx.Module):
     """One site's rows: T steps of C kinds, Q classes of n cells, R rows of length D a step, S slots a level.
 
@@ -18,6 +34,7 @@ class StepPiece(eqx.Module):
         kept: (C, Q, R) flat index into the arguments' batch axes.
         weight, count: (C, Q, R) multiply the squared residual and the log normaliser.
         alike: all rows have the same arguments.
+        picked: where every part of the residual is one number of a step times a constant (see `Picked`), or None.
     """
 
     factor: int = eqx.field(static=True)
@@ -27,6 +44,7 @@ class StepPiece(eqx.Module):
     weight: Leaf
     count: Leaf
     alike: bool = eqx.field(static=True)
+    picked: Picked | None = None
 
 
 class Steps(eqx.Module):
@@ -43,6 +61,7 @@ class Steps(eqx.Module):
         common: the kinds that many steps have.
         runs: the steps of each of these.
         rest: the other steps.
+        columns: (T, Q, n, M) data that parts of residuals are picked from.
         padded: whether any slot holds no element.
         capacity: distinct factors for which there is room at first.
     """
@@ -57,6 +76,7 @@ class Steps(eqx.Module):
     common: tuple[int, ...] = eqx.field(static=True)
     runs: tuple[Leaf, ...]
     rest: Leaf
+    columns: Leaf
     padded: bool = eqx.field(static=True)
     capacity: int = eqx.field(static=True)
 

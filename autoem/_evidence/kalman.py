@@ -272,14 +272,53 @@ def _step_moments(
     group: Steps, smoothed: Smoothed, weights: Array, number: Array, widths: Sequence[int], sizes: Sequence[int]
 ) -> list[tuple[Array, Array, Array]]:
     """Per piece: kept elements (K,), count (K,) and moments (K, 1 + width, D, 1 + width, D)."""
-    spread = _spread_moments(group, smoothed.factors, number, widths, sizes)
+    spread, joint = _spread_moments(group, smoothed.factors, number, widths, sizes)
+    shared = _shared_moments(group, smoothed, weights, joint) if _shares(group) else None
     result = []
     for piece, width, size, moments in zip(group.pieces, widths, sizes, spread, strict=True):
-        for kind, steps in _each_run(group):
-            moments = moments + _mean_moments(group, smoothed, weights, piece, width, size, kind, steps)
+        if piece.picked is not None:
+            moments = _picked_moments(piece, shared, size)
+        else:
+            for kind, steps in _each_run(group):
+                moments = moments + _mean_moments(group, smoothed, weights, piece, width, size, kind, steps)
         counts = piece.count * number[:, None] * _times(group)[:, None, None]
         result.append((jnp.arange(size), jnp.zeros(size).at[piece.kept].add(counts), moments))
     return result
+
+
+def _shares(group: Steps) -> bool:
+    return any(piece.picked is not None for piece in group.pieces)
+
+
+def _shared_moments(group: Steps, smoothed: Smoothed, weights: Array, joint: Array) -> Array:
+    """Second moments of the numbers of a step, by kind: (C, Q, 1 + M + 2S, 1 + M + 2S)."""
+    one = jnp.ones((*smoothed.pairs.shape[:3], 1), smoothed.pairs.dtype)
+    numbers = jnp.concatenate([one, group.columns, smoothed.pairs], -1)
+    size, latent = numbers.shape[-1], joint.shape[-1]
+    total = jnp.zeros((*joint.shape[:2], size, size), numbers.dtype)
+    total = total.at[..., size - latent :, size - latent :].add(joint)
+    for kind, steps in _each_run(group):
+        own = numbers[steps]
+        weighted = own * weights[..., None]
+        if kind is not None:
+            total = total.at[kind].add(jnp.einsum("tqna,tqnb->qab", weighted, own))
+        else:
+            total = total.at[group.kind[steps]].add(jnp.einsum("tqna,tqnb->tqab", weighted, own))
+    return total
+
+
+def _picked_moments(piece: StepPiece, shared: Any, size: int) -> Array:
+    """Second moments of a residual's parts: (K, 1 + width, D, 1 + width, D)."""
+    assert piece.picked is not None
+    index, constant = piece.picked.index, piece.picked.constant
+    own = jnp.einsum("cqr,cqab->rab", piece.weight, shared)
+
+    def one(own: Array, index: Array, constant: Array) -> Array:
+        parts = own[index[:, :, None, None], index] * constant
+        return parts * constant[:, :, None, None]
+
+    found = jax.vmap(one, (0, 1, 1))(own, index, constant)
+    return _scattered(found, piece.picked.kept, size)
 
 
 def _mean_moments(
@@ -328,9 +367,14 @@ def _scattered(moments: Array, kept: Array, size: int) -> Array:
 
 def _spread_moments(
     group: Steps, factors: Factors, number: Array, widths: Sequence[int], sizes: Sequence[int]
-) -> list[Array]:
-    """What the posterior covariances add to the second moments of every piece."""
-    tables = [_touching(piece, width) for piece, width in zip(group.pieces, widths, strict=True)]
+) -> tuple[list[Array], Array]:
+    """What the posterior covariances add to the second moments of every piece that is not picked, and by kind of step
+    (C, Q, 2S, 2S) to those of the latents.
+    """
+    tables: list[Any] = [_touching(piece, width) if piece.picked is None else ([], None)
+              for piece, width in zip(group.pieces, widths, strict=True)]  # fmt: skip
+    kinds, classes, slots = group.real.shape
+    shared = jnp.zeros((kinds if _shares(group) else 0, classes, 2 * slots, 2 * slots), factors.last.dtype)
     first = jnp.searchsorted(factors.index, factors.index)
 
     def added(kind: Any, joint: Array, times: Any, sums: Sequence[Array]) -> list[Array]:
@@ -346,7 +390,7 @@ def _spread_moments(
         return out
 
     def body(carry: Any) -> Any:
-        step, root, change, sums = carry
+        step, root, change, sums, shared = carry
         index = factors.index[step]
         joint, before = _roots(factors, index, root)
         start = first[step]
@@ -355,13 +399,17 @@ def _spread_moments(
         jump = same & still
         times = jnp.where(jump, step - start + 1, 1).astype(joint.dtype)
         sums = added(group.kind[step], joint, times, sums)
-        return jnp.where(jump, start, step) - 1, before, change, sums
+        if shared.size:
+            own = jnp.einsum("qab,qcb,q->qac", joint, joint, number * times)
+            shared = shared.at[group.kind[step]].add(own)
+        return jnp.where(jump, start, step) - 1, before, change, sums, shared
 
     dims = [_dim(piece) for piece in group.pieces]
     sums = [jnp.zeros((size, len(places), dim, len(places), dim), factors.last.dtype)
             for size, (places, _), dim in zip(sizes, tables, dims, strict=True)]  # fmt: skip
-    start = jnp.asarray(group.length - 1), _last_root(factors), jnp.asarray(jnp.inf, factors.last.dtype), sums
-    *_, sums = jax.lax.while_loop(lambda carry: carry[0] >= 0, body, start)
+    change = jnp.asarray(jnp.inf, factors.last.dtype)
+    start = jnp.asarray(group.length - 1), _last_root(factors), change, sums, shared
+    *_, sums, shared = jax.lax.while_loop(lambda carry: carry[0] >= 0, body, start)
     result = []
     for total, (places, _), width, size, dim in zip(sums, tables, widths, sizes, dims, strict=True):
         full = jnp.zeros((size, 1 + width, dim, 1 + width, dim), total.dtype)
@@ -370,7 +418,7 @@ def _spread_moments(
             full = full.at[:, at[:, None, None, None], jnp.arange(dim)[:, None, None], at[:, None],
                            jnp.arange(dim)].add(total)  # fmt: skip
         result.append(full)
-    return result
+    return result, shared
 
 
 def _touching(piece: StepPiece, width: int) -> tuple[list[int], Any]:
