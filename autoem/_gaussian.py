@@ -229,6 +229,7 @@ def _steps(group: StepGroup, designs: Sequence[Design], kept: Sequence[tuple[int
             # Columns are counted over all sites, slots from the end.
             index = np.where(parts.index > 0, parts.index + len(columns), parts.index)
             columns += parts.columns
+            fixed = _weighted(fixed, weight[group.kind])
             picked = Picked(index, np.asarray(parts.constant, real), parts.kept)
         pieces.append(StepPiece(piece.position, fixed, touching, piece.kept, weight, count, alike, picked))
         rows += piece.kept.shape[-1] * designs[piece.position].family.dim
@@ -237,7 +238,8 @@ def _steps(group: StepGroup, designs: Sequence[Design], kept: Sequence[tuple[int
     ends = np.append(np.flatnonzero(np.diff(group.kind)), length - 1)
     counts = np.bincount(group.kind)
     common = [int(k) for k in np.argsort(-counts)[:8] if counts[k] >= _COMMON]
-    runs = tuple(np.flatnonzero(group.kind == k) for k in common)
+    runs = [np.flatnonzero(group.kind == k) for k in common]
+    spans = [(k, int(s[0]), int(s[-1]) + 1 if s[-1] - s[0] < len(s) else 0) for k, s in zip(common, runs, strict=True)]
     return Steps(
         pieces=tuple(pieces),
         kind=group.kind,
@@ -246,13 +248,21 @@ def _steps(group: StepGroup, designs: Sequence[Design], kept: Sequence[tuple[int
         total=np.asarray(group.total, real),
         number=np.asarray(group.number, real),
         valid=np.asarray(group.valid, real),
-        common=tuple(common),
-        runs=runs,
+        common=tuple(spans),
+        runs=tuple(s[:0] if stop else s for s, (_, _, stop) in zip(runs, spans, strict=True)),
         rest=np.flatnonzero(~np.isin(group.kind, common)),
         columns=np.asarray(data, real),
         padded=not group.real.all(),
         capacity=min(length, max(128, 2**16 // (width * (width + rows)))) if runs else length,
     )
+
+
+def _weighted(fixed: Any, weight: np.ndarray) -> Any:
+    """Parts (J, L, T, Q, n, R, D) times the roots of weights (T, Q, R)."""
+    if np.all(weight == 1):
+        return fixed
+    root = np.sqrt(weight)[None, None, :, :, None, :, None]
+    return tuple((first, a * root) for first, a in fixed)
 
 
 def _parts(piece: Any, design: Design) -> Parts | None:

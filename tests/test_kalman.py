@@ -22,6 +22,9 @@ from autoem import _levels
 KEY = jax.random.key(0)
 
 
+SLOW = ("state_space_by_scan", "second_order_by_scan", "walk_in_a_loop", "crossed")
+
+
 @pytest.fixture
 def small(monkeypatch):
     """Chains of any length are eliminated level by level."""
@@ -33,8 +36,7 @@ def small(monkeypatch):
     "name",
     [
         "local_level_by_scan",
-        "state_space_by_scan",
-        *(pytest.param(n, marks=pytest.mark.slow) for n in ("second_order_by_scan", "walk_in_a_loop", "crossed")),
+        *(pytest.param(n, marks=pytest.mark.slow) for n in SLOW),
     ],
 )
 def test_small_chains_against_dense_algebra(small, name):

@@ -29,7 +29,8 @@ class StepPiece(eqx.Module):
 
     Attributes:
         factor: index of the site's factor in the block.
-        fixed: (first coefficient, array (J, L, T, Q, n, R, D)) pairs, axes of length 1 where all are the same.
+        fixed: (first coefficient, array (J, L, T, Q, n, R, D)) pairs, axes of length 1 where all are the same; with
+            `picked`, times the root of the rows' weights.
         touching: (first coefficient, array (J, L, C, Q, R, D, 2S)) pairs: the level before, then the step's own.
         kept: (C, Q, R) flat index into the arguments' batch axes.
         weight, count: (C, Q, R) multiply the squared residual and the log normaliser.
@@ -58,8 +59,8 @@ class Steps(eqx.Module):
         total: (Q,) elements of a cell.
         number: (Q,) cells per class.
         valid: (Q, n) 1 where there is a cell.
-        common: the kinds that many steps have.
-        runs: the steps of each of these.
+        common: (kind, start, stop) of kinds that many steps have; stop is 0 where these do not follow each other.
+        runs: the steps of each of these, empty where they follow each other.
         rest: the other steps.
         columns: (T, Q, n, M) data that parts of residuals are picked from.
         padded: whether any slot holds no element.
@@ -73,7 +74,7 @@ class Steps(eqx.Module):
     total: Leaf
     number: Leaf
     valid: Leaf
-    common: tuple[int, ...] = eqx.field(static=True)
+    common: tuple[tuple[int, int, int], ...] = eqx.field(static=True)
     runs: tuple[Leaf, ...]
     rest: Leaf
     columns: Leaf

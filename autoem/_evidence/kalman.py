@@ -79,10 +79,26 @@ def _smoothed(group: Steps, terms: Sequence[Terms], function: Callable[[Smoothed
 def _misfit(group: Steps, smoothed: Smoothed, design: Array, data: Array, kind: int | None, steps: Any) -> Array:
     """Sum of squared whitened residuals at the means: (Q, n)."""
     if kind is not None:
-        met = jnp.einsum("qrs,tqns->tqnr", design[kind], smoothed.pairs[steps])
+        met = _times_matrix(smoothed.pairs[steps], design[kind])
     else:
         met = jnp.einsum("tqrs,tqns->tqnr", design[group.kind[steps]], smoothed.pairs[steps])
     return jnp.einsum("tqnr->qn", (met - data[steps]) ** 2)
+
+
+def _times_matrix(vectors: Array, matrix: Array) -> Array:
+    """(T, Q, n, S) times the transposes of (Q, R, S). A single class is one product of matrices."""
+    if matrix.shape[0] > 1:
+        return jnp.einsum("qrs,tqns->tqnr", matrix, vectors)
+    flat = jnp.reshape(vectors, (-1, vectors.shape[-1])) @ matrix[0].T
+    return jnp.reshape(flat, (*vectors.shape[:-1], matrix.shape[1]))
+
+
+def _gram(left: Array, right: Array) -> Array:
+    """Sums of outer products of (T, Q, n, A) and (T, Q, n, B): (Q, A, B)."""
+    if left.shape[1] > 1:
+        return jnp.einsum("tqna,tqnb->qab", left, right)
+    left, right = (jnp.reshape(a, (-1, a.shape[-1])) for a in (left, right))
+    return (left.T @ right)[None]
 
 
 def _constant(group: Steps, terms: Sequence[Terms]) -> Array:
@@ -103,7 +119,8 @@ def _times(group: Steps) -> Array:
 
 def _each_run(group: Steps) -> list[Any]:
     """Steps of one kind each, and (None) those of various kinds."""
-    runs = list(zip(group.common, group.runs, strict=True))
+    runs = [(kind, slice(start, stop) if stop else steps)
+            for (kind, start, stop), steps in zip(group.common, group.runs, strict=True)]  # fmt: skip
     return [*runs, (None, group.rest)] if group.rest.shape[0] else runs
 
 
@@ -128,22 +145,33 @@ def _whitened(group: Steps, terms: Sequence[Terms]) -> tuple[Array, Array]:
         touched: Any = jnp.zeros((*piece.kept.shape, dim, 2 * group.width))
         if piece.touching:
             touched = touched + combined(piece.touching, phi, "cqrj,jcqrds->cqrds")
-        residual: Any = jnp.zeros((length, classes, cells, piece.kept.shape[-1], dim))
-        for first, a in piece.fixed:
-            own_phi = phi[..., first : first + a.shape[0]]
-            if own.phi.shape[0] == 1:
-                residual = residual + jnp.einsum("j,jtqnrd->tqnrd", own.phi[0, first : first + a.shape[0]], a)
-            else:
-                residual = residual + jnp.einsum("tqrj,jtqnrd->tqnrd", own_phi[group.kind], a)
         if own.phi.shape[0] == 1:
             touched = jnp.einsum("ed,cqres->cqrds", root[0], touched)
-            residual = jnp.einsum("ed,tqnre->tqnrd", root[0], residual)
         else:
             touched = jnp.einsum("cqred,cqres->cqrds", root[piece.kept], touched)
-            residual = jnp.einsum("tqred,tqnre->tqnrd", root[piece.kept[group.kind]], residual)
+        residual = _residual(group, piece, own.phi, root)
         designs.append((touched * scale[..., None, None]).reshape(*scale.shape[:2], -1, 2 * group.width))
-        data.append((-residual * scale[group.kind][:, :, None, :, None]).reshape(length, classes, cells, -1))
+        if piece.picked is None:
+            residual = residual * scale[group.kind][:, :, None, :, None]
+        residual = jnp.broadcast_to(residual, (length, classes, cells, *residual.shape[-2:]))
+        data.append(-residual.reshape(length, classes, cells, -1))
     return jnp.concatenate(designs, 2), jnp.concatenate(data, -1)
+
+
+def _residual(group: Steps, piece: StepPiece, phi: Array, root: Array) -> Array:
+    """Whitened residuals at latents of zero, without their weights (picked pieces hold these): (T, Q, n, R, D)."""
+    rows, dim = piece.kept.shape[-1], root.shape[-1]
+    if piece.picked is None and phi.shape[0] > 1:
+        kept = piece.kept[group.kind]
+        spec, whiten = "tqrj,jtqnrd->tqnrd", "tqred,tqnre->tqnrd"
+    else:  # nothing to pick for every step
+        kept = jnp.zeros(rows, int) if piece.picked is None else piece.picked.kept
+        spec, whiten = "rj,jtqnrd->tqnrd", "red,tqnre->tqnrd"
+    own = jnp.zeros((1, 1, 1, rows, dim)) + combined(piece.fixed, phi[kept], spec)
+    if dim == 1:
+        scale = root[kept][..., 0]  # (R, 1), or (T, Q, R, 1)
+        return own * (scale if scale.ndim == 2 else scale[:, :, None])
+    return jnp.einsum(whiten, root[kept], own)
 
 
 def _eliminate(message: Array, rows: Array) -> tuple[Array, Array]:
@@ -301,7 +329,7 @@ def _shared_moments(group: Steps, smoothed: Smoothed, weights: Array, joint: Arr
         own = numbers[steps]
         weighted = own * weights[..., None]
         if kind is not None:
-            total = total.at[kind].add(jnp.einsum("tqna,tqnb->qab", weighted, own))
+            total = total.at[kind].add(_gram(weighted, own))
         else:
             total = total.at[group.kind[steps]].add(jnp.einsum("tqna,tqnb->tqab", weighted, own))
     return total
