@@ -109,3 +109,18 @@ def test_a_long_series_against_the_covariance_filter():
     result = em.run(KEY, 5, *args, init_params=params, progress_bar=False)
     assert_allclose(result.log_likelihood[0], expected, rtol=1e-11)
     assert np.all(np.diff(result.log_likelihood) > 0)
+
+
+def test_the_log_likelihood_is_differentiable_in_both_modes():
+    (y, seen), params = long_series(400)
+    em = autoem.EM(state_space)
+
+    def of(scale):
+        return em.log_likelihood({**params, "R": params["R"] * scale}, y, seen)
+
+    step = 1e-4
+    slope = (of(1 + step) - of(1 - step)) / (2 * step)
+    assert_allclose(jax.grad(of)(1.0), slope, rtol=1e-6)
+    assert_allclose(jax.jacfwd(of)(1.0), slope, rtol=1e-6)
+    curve = (jax.grad(of)(1 + step) - jax.grad(of)(1 - step)) / (2 * step)
+    assert_allclose(jax.hessian(of)(1.0), curve, rtol=1e-6)

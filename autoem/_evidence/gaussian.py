@@ -199,7 +199,7 @@ class Gaussian(eqx.Module):
         """L at the sites' arguments (no discrete latents)."""
         if not any(isinstance(g, Steps) for g in self.groups):
             return self._total(arguments)
-        return by_fisher(self._total, self.expected_statistics, self._slots)(arguments)
+        return by_fisher(self, Gaussian._total, Gaussian.expected_statistics, Gaussian._slots, arguments)
 
     def _total(self, arguments: Sequence[Arrays]) -> Array:
         total = self.log_base
@@ -254,7 +254,7 @@ class Gaussian(eqx.Module):
     def tables(self, arguments: Sequence[Arrays]) -> Array:
         """Log evidence of every cell for every joint state of the discrete latents: (L, cells)."""
         if any(isinstance(g, Steps) for g in self.groups):
-            return tabled_by_fisher(self._tables, self.weighted_statistics, self._slots)(arguments)
+            return tabled_by_fisher(self, Gaussian._tables, Gaussian.weighted_statistics, Gaussian._slots, arguments)
         return self._tables(arguments)
 
     def _tables(self, arguments: Sequence[Arrays]) -> Array:
