@@ -7,9 +7,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import numpyro.distributions as dist
 
-from ._evidence import Gaussian, Mixed, Path, Solution
+from ._evidence import Gaussian, Mixed, Path, Solution, Steps
 from ._sites import Site
 from ._types import Array, Key
 
@@ -17,11 +18,23 @@ _JOINT = 64
 """Elements of one event up to which their covariance is returned."""
 
 
-def event_width(site: Site, shape: tuple[int, ...]) -> int:
-    """How many trailing elements of a latent are reported jointly: its event, if that is one short axis."""
-    if site.event_ndim + site.hidden == 1 and 1 < shape[-1] <= _JOINT:
-        return shape[-1]
-    return 1
+def event_width(site: Site, shape: tuple[int, ...], engine: Gaussian) -> int:
+    """How many trailing elements of a latent are reported jointly: its event, if that is one short axis.
+
+    Elements by themselves where discrete latents have a state for each, and where a chain separates them so far that
+    their covariance is not held.
+    """
+    if site.event_ndim + site.hidden != 1 or not 1 < shape[-1] <= _JOINT:
+        return 1
+    place = engine.places[site.name]
+    slot, group, number = (np.reshape(a, (-1, shape[-1])) for a in (place.slot, place.group, place.number))
+    together = bool(np.all(number == number[:, :1]))
+    level = np.zeros_like(slot)
+    for i, held in enumerate(engine.groups):
+        if isinstance(held, Steps):
+            level = np.where(group == i, slot // held.width, level)
+    near = bool(np.all(np.ptp(level, 1) <= 1))
+    return shape[-1] if near and (together or not engine.latents) else 1
 
 
 def gaussian_moments(engine: Gaussian, name: str, solved: Sequence[Solution | Path], width: int) -> tuple[Array, Array]:

@@ -101,8 +101,9 @@ def posterior(derivation: Derivation, params: Params) -> dict[str, Any]:
     """Marginal posterior of every latent element, as a NumPyro distribution."""
     model = derivation.model
     shapes = tuple((n, (*model.hidden[n].batch_shape, len(model.hidden[n].support))) for n in model.latents)
-    runs = tuple((n, event_width(model.hidden[n], model.avals[n].shape)) for n in model.gaussians)
     machine = derivation.detailed
+    gaussians = [e for e in map(continuous_engine, machine.evidences) if isinstance(e, Gaussian)]
+    runs = tuple((n, event_width(model.hidden[n], model.avals[n].shape, e)) for e in gaussians for n in e.names)
     # The draws of latents that are sampled are the same every time.
     drawn = anew(machine, params, jax.random.key(0)) if machine.samplers else {}
     marginals, continuous = _marginals(machine, params, shapes, runs, drawn)

@@ -116,3 +116,36 @@ def test_traced_data_are_refused():
     with pytest.raises(NotImplementedError, match="traced"):
         jax.jit(em.update)(state, *case.args)
     assert np.isfinite(jax.jit(lambda s: em.update(s, *case.args))(state)[1])
+
+
+def test_elements_of_one_event_that_are_independent():
+    """Each element has its own variance, and no covariance: they are in different cells."""
+    scales, index = jnp.asarray([1.0, 2.0, 3.0]), jnp.asarray([0, 0, 1, 2, 2, 2])
+
+    def model():
+        mu = numpyro.param("mu", jnp.asarray(0.2))
+        u = numpyro.sample("u", dist.Normal(mu, scales).to_event(1))
+        numpyro.sample("y", dist.Normal(u[index], 1.0), obs=jnp.arange(6.0))
+
+    posterior = autoem.EM(model).posterior({"mu": jnp.asarray(0.2)})["u"]
+    variance = 1 / (1 / scales**2 + jnp.asarray([2, 1, 3]))
+    assert_allclose(posterior.covariance_matrix, jnp.diag(variance), rtol=1e-10)
+    assert_allclose(posterior.mean, variance * (0.2 / scales**2 + jnp.asarray([1.0, 2.0, 12.0])), rtol=1e-10)
+
+
+def test_elements_of_one_event_with_a_state_each():
+    """Marginal posteriors, element by element: every one a mixture with its own weights."""
+    y = np.asarray([-2.0, 0.1, 2.5])
+    locs = np.asarray([-1.0, 1.0])
+
+    def model():
+        weights = numpyro.param("weights", jnp.asarray([0.4, 0.6]), constraint=constraints.simplex)
+        z = numpyro.sample("z", dist.Categorical(weights).expand([3]))
+        u = numpyro.sample("u", dist.Normal(jnp.asarray(locs)[z], 1.0).to_event(1))
+        numpyro.sample("y", dist.Normal(u, 0.5).to_event(1), obs=jnp.asarray(y))
+
+    posterior = autoem.EM(model).posterior({"weights": jnp.asarray([0.4, 0.6])})["u"]
+    density = np.asarray([0.4, 0.6]) * np.exp(-((y[:, None] - locs) ** 2) / (2 * 1.25))
+    weights = density / density.sum(1, keepdims=True)
+    means = (locs + 4 * y[:, None]) / 5
+    assert_allclose(posterior.mean, (weights * means).sum(1), rtol=1e-8)

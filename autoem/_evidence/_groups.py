@@ -126,14 +126,13 @@ class Place(eqx.Module):
         return out
 
     def pick_pairs(self, arrays: Sequence[Any], width: int) -> Array:
-        """Covariances of runs of `width` elements in one cell each: (runs, width, width).
+        """Covariances within runs of `width` elements, zero between cells: (runs, width, width).
 
         Args:
             arrays: per group, (Q, S, S) or a `Path`.
             width: of a run.
         """
-        slot = jnp.reshape(self.slot, (-1, width))
-        row, group = jnp.reshape(self.row, (-1, width))[:, 0], jnp.reshape(self.group, (-1, width))[:, 0]
+        slot, row, group, number = (jnp.reshape(a, (-1, width)) for a in (self.slot, self.row, self.group, self.number))
         out = jnp.full((*slot.shape, width), jnp.nan)
         for index, array in enumerate(arrays):
             size = (array.mean if isinstance(array, Path) else array).shape[-1]
@@ -141,9 +140,9 @@ class Place(eqx.Module):
                 continue
             at = jnp.minimum(slot, size - 1)
             if isinstance(array, Path):
-                row_at = jnp.minimum(row, array.mean.shape[0] - 1)[:, None, None]
+                row_at = jnp.minimum(row, array.mean.shape[0] - 1)[..., None]
                 own = array.between(row_at, at[:, :, None], at[:, None, :])
             else:
-                own = array[jnp.minimum(row, array.shape[0] - 1)[:, None, None], at[:, :, None], at[:, None, :]]
-            out = jnp.where((group == index)[:, None, None], own, out)
-        return out
+                own = array[jnp.minimum(row, array.shape[0] - 1)[..., None], at[:, :, None], at[:, None, :]]
+            out = jnp.where((group == index)[..., None], own, out)
+        return jnp.where(number[:, :, None] == number[:, None, :], out, 0.0)
