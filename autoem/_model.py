@@ -16,6 +16,7 @@ from numpyro.infer.initialization import init_to_sample
 from numpyro.primitives import Messenger
 
 from ._augment import Note, Rewritten, augment
+from ._densities import whole_density
 from ._links import Program, analyse, restricted, seams, trace
 from ._normalised import Unknowns, is_one
 from ._options import Sampling
@@ -405,7 +406,7 @@ def log_density(
     model: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], values: Params, flat: Iterable[str],
     augmented: bool,
 ) -> dict[str, Any]:  # fmt: skip
-    """NumPyro's own log density of every site at the given values: the outside oracle of the certificate."""
+    """NumPyro's log density of every site at the given values: the outside oracle of the certificate."""
     with numpyro.validation_enabled(False):
         given = jax.tree.map(jnp.asarray, values)  # a NumPy array cannot be indexed by a latent
         seeded = handlers.substitute(handlers.seed(SteadyScans(model), jax.random.key(0)), data=given)
@@ -415,6 +416,6 @@ def log_density(
     for name, site in found.items():
         if name in flat:
             continue
-        term = site["fn"].log_prob(site["value"])
+        term = whole_density(site["fn"], site["value"])
         total[name] = jnp.sum(term if site["scale"] is None else term * site["scale"])
     return total

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 
+from ._densities import log_density
 from ._family import AbstractFamily, AbstractKernel, AbstractScaleMixture, Odds, Uniform, find_family, kernel_of
 from ._links import Program, is_concrete
 from ._types import Refusal
@@ -165,7 +166,7 @@ def site_outputs(site: Site, again: Mapping[str, Any]) -> dict[str, Any]:
     if site.family is not None:
         for name in site.family.argument_ndims:
             arguments[name] = jnp.asarray(getattr(base, name))
-    log_prob = base.log_prob(value)
+    log_prob = log_density(base, value)
     support = inspect.getattr_static(type(base), "support", None)
     if support is None or isinstance(support, property):
         # The support depends on arguments: outside of it the density is zero, which log_prob leaves to validation.

@@ -25,6 +25,7 @@ LAYERS = (
     "_links",
     "_family",
     "_wrappers",
+    "_densities",
     "_augment",
     "_sites",
     "_normalised",
