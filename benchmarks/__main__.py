@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpyro
 
-from . import augmented, chains, latent_classes, mixtures, startup
+from . import augmented, chains, latent_classes, mixtures, startup, state_space
 
 BENCHMARKS = {
     "full": mixtures.full,
@@ -20,6 +20,7 @@ BENCHMARKS = {
     "counts": augmented.counts,
     "chain": chains.one_sequence,
     "chains": chains.many_sequences,
+    "state_space": state_space.time_invariant,
     "import": startup.imports,
     "compile": startup.compiles,
 }

@@ -112,3 +112,22 @@ def hidden_markov_sequences(y, k):
         return z, None
 
     scan(step, first, y[1:])
+
+
+def state_space(y, d):
+    """Linear-Gaussian state space, everything unknown; one noise for each output."""
+    p = y.shape[1]
+    dynamics, loadings = numpyro.param("dynamics", 0.9 * jnp.eye(d)), numpyro.param("loadings", jnp.ones((p, d)))
+    noise = numpyro.param("noise", jnp.eye(d), constraint=constraints.positive_definite)
+    scales = numpyro.param("scales", jnp.ones(p), constraint=constraints.positive)
+    mean = numpyro.param("mean", jnp.zeros(d))
+    spread = numpyro.param("spread", jnp.eye(d), constraint=constraints.positive_definite)
+    first = numpyro.sample("z_first", dist.MultivariateNormal(mean, spread))
+    numpyro.sample("y_first", dist.Normal(loadings @ first, scales).to_event(1), obs=y[0])
+
+    def step(z, y_t):
+        z = numpyro.sample("z", dist.MultivariateNormal(dynamics @ z, noise))
+        numpyro.sample("y", dist.Normal(loadings @ z, scales).to_event(1), obs=y_t)
+        return z, None
+
+    scan(step, first, y[1:])
