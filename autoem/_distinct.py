@@ -110,7 +110,7 @@ def _picker(at: int, index: np.ndarray) -> Callable[[Any], Any]:
     def pick(array: Any) -> Any:
         if array is None or jnp.ndim(array) <= at or jnp.shape(array)[at] == 1:
             return array
-        return np.take(array, index, at)
+        return np.take(np.asarray(array), index, at) if is_concrete(array) else jnp.take(array, index, at)
 
     return pick
 

@@ -19,6 +19,7 @@ from ._augment import Note, Rewritten, augment
 from ._densities import whole_density
 from ._links import Program, analyse, restricted, seams, trace
 from ._normalised import Unknowns, is_one
+from ._numbers import with_numbers
 from ._options import Sampling
 from ._reads import Read, separate
 from ._roles import check_names, chosen_sites, computed_supports
@@ -153,6 +154,7 @@ def _samples(found: Mapping[str, Any]) -> dict[str, Any]:
     return {name: site for name, site in found.items() if site["type"] == "sample"}
 
 
+@with_numbers
 def initial_values(
     model: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], keys: Sequence[Key], names: Iterable[str]
 ) -> list[tuple[Params, Key]]:
@@ -184,6 +186,7 @@ def _look(
     return program, jax.tree.unflatten(tree, program.outputs)
 
 
+@with_numbers
 def read_model(
     model: Callable[..., Any],
     args: Sequence[Any],
@@ -402,6 +405,7 @@ def _require_something(parameters: Mapping[str, Parameter], samples: Mapping[str
         )
 
 
+@with_numbers
 def log_density(
     model: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], values: Params, flat: Iterable[str],
     augmented: bool,

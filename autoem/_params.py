@@ -52,7 +52,13 @@ def complete_params(params: Params, derivation: Derivation) -> Params:
         if jnp.shape(params[name]) != jnp.shape(parameter.initial):
             raise ValueError(f"params[{name!r}] has shape {jnp.shape(params[name])}; the model's has "
                              f"{jnp.shape(parameter.initial)}.")  # fmt: skip
-    return {n: params[n] for n in wanted}
+    return {n: jnp.asarray(params[n], _precision(params[n])) for n in wanted}
+
+
+def _precision(value: Any) -> Any:
+    """A float's own; whole numbers become floats."""
+    kind = jnp.result_type(value)
+    return kind if jnp.issubdtype(kind, jnp.floating) else jnp.result_type(float)
 
 
 def require_strict(derivation: Derivation) -> None:

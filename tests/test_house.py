@@ -30,6 +30,7 @@ LAYERS = (
     "_sites",
     "_normalised",
     "_reads",
+    "_numbers",
     "_roles",
     "_scans",
     "_model",

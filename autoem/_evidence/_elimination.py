@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._family import LOG_ZERO
 from .._types import Refusal
 
 
@@ -51,6 +52,14 @@ class Step:
 def log_sum_exp(table: Any) -> jax.Array:
     """The default reduction, over the leading axis."""
     return jax.nn.logsumexp(table, axis=0)
+
+
+def _settled(log: Any) -> jax.Array:
+    """The log of zero as one number again, once it was multiplied and divided: XLA may round a quotient in two ways.
+
+    Where all states are impossible, the sum's largest term less itself has to be zero, not an ulp of 1e30.
+    """
+    return jnp.where(log < LOG_ZERO / 100, LOG_ZERO, log)
 
 
 def added_up(_: str, table: Any) -> jax.Array:
@@ -201,7 +210,7 @@ def eliminate(
         else:
             scale = jnp.asarray(variable.scale)
             live = jnp.where(scale == 0, 1.0, scale)
-            array = jnp.where(scale == 0, 0.0, live * reduction(table.array / live))
+            array = jnp.where(scale == 0, 0.0, live * reduction(_settled(table.array / live)))
         if others:
             add(Table(array, others, table.dims, {n: i for n, i in table.gathered.items() if n in others}))
         else:

@@ -302,18 +302,34 @@ def _without_seams(program: Program) -> Program:
 
 
 def _decided(program: Program) -> Program:
-    """A choice that the data make in the same way for all elements is no choice."""
+    """A choice that the data make in the same way for all elements is no choice, and a first power no operation."""
     same: dict[int, int] = {}
     nodes: list[Node] = []
     for node in program.nodes:
         node = replace(node, inputs=tuple(same.get(i, i) for i in node.inputs))
-        which = program.known.get(node.inputs[0]) if node.name == "select_n" else None
-        if which is not None and is_concrete(which) and np.size(which) and np.ptp(np.asarray(which, int)) == 0:
-            same[node.outputs[0]] = node.inputs[1 + int(np.ravel(which)[0])]
-        else:
+        found = _operand(node, program)
+        if found is None:
             nodes.append(node)
+        else:
+            same[node.outputs[0]] = found
     outputs = tuple(same.get(i, i) for i in program.outputs)
     return _without_dead_code(Program(tuple(nodes), program.inputs, outputs, program.avals, program.known))
+
+
+def _operand(node: Node, program: Program) -> int | None:
+    """The operand that a node hands on as it is, if it does."""
+    if node.name == "integer_pow":
+        return node.inputs[0] if node.params["y"] == 1 else None
+    if node.name == "select_n":
+        which = program.known.get(node.inputs[0])
+        if which is not None and is_concrete(which) and np.size(which) and np.ptp(np.asarray(which, int)) == 0:
+            return node.inputs[1 + int(np.ravel(which)[0])]
+    if node.name == "pow":
+        power = program.known.get(node.inputs[1])
+        alike = program.avals[node.inputs[0]] == program.avals[node.outputs[0]]
+        if alike and power is not None and is_concrete(power) and np.all(np.asarray(power) == 1):
+            return node.inputs[0]
+    return None
 
 
 def _renumbered(program: Program) -> Program:

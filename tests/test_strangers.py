@@ -1,0 +1,105 @@
+"""Classic problems as a stranger writes them, against direct maximisation by SciPy; what strangers' models ask for."""
+
+import jax
+
+jax.config.update("jax_enable_x64", True)
+
+import jax.numpy as jnp  # noqa: E402
+import numpy as np  # noqa: E402
+import numpyro  # noqa: E402
+import numpyro.distributions as dist  # noqa: E402
+import pytest  # noqa: E402
+import scipy.optimize  # noqa: E402
+import scipy.stats  # noqa: E402
+from numpy.testing import assert_allclose  # noqa: E402
+from numpyro import handlers  # noqa: E402
+from numpyro.distributions import constraints  # noqa: E402
+from numpyro.infer.reparam import LocScaleReparam  # noqa: E402
+
+import autoem  # noqa: E402
+
+KEY = jax.random.PRNGKey(0)
+
+# -- blood groups ---------------------------------------------------------------------------------------------------
+
+GROUPS = np.array([186, 38, 13, 284])  # A, B, AB, O
+
+
+def cells(freq):
+    a, b, o = freq
+    return np.array([a * a + 2 * a * o, b * b + 2 * b * o, 2 * a * b, o * o])
+
+
+def largest():
+    """log Σ_groups n log p at its maximum."""
+
+    def negative(x):
+        e = np.exp(np.append(x, 0.0))
+        return -GROUPS @ np.log(cells(e / e.sum()))
+
+    return -scipy.optimize.minimize(negative, np.zeros(2), options={"gtol": 1e-9}).fun
+
+
+def two_alleles(group):
+    """The alleles of both parents are hidden; most pairs make a group impossible."""
+    freq = numpyro.param("freq", jnp.array([0.3, 0.3, 0.4]), constraint=constraints.simplex)
+    table = jnp.array([[0, 2, 0], [2, 1, 1], [0, 1, 3]])
+    with numpyro.plate("people", len(group)):
+        m = numpyro.sample("m", dist.Categorical(freq))
+        f = numpyro.sample("f", dist.Categorical(freq))
+        numpyro.sample("group", dist.Categorical(jax.nn.one_hot(table[m, f], 4)), obs=group)
+
+
+def polynomials(n):
+    """`n` is a JAX array, and its sum has to be a number."""
+    freq = numpyro.sample("freq", dist.Dirichlet(jnp.ones(3)))
+    a, b, o = freq[0], freq[1], freq[2]
+    probs = jnp.array([a**2 + 2 * a * o, b**2 + 2 * b * o, 2 * a * b, o**2])
+    numpyro.sample("n", dist.Multinomial(int(n.sum()), probs), obs=n)
+
+
+def test_impossible_states_of_rows_that_repeat():
+    people = jnp.asarray(np.repeat(np.arange(4), GROUPS))
+    result = autoem.EM(two_alleles).run(KEY, 200, people, progress_bar=False)
+    assert result.converged
+    assert_allclose(result.log_likelihood[-1], largest(), atol=1e-6)
+
+
+def test_numbers_of_data_while_tracing():
+    em = autoem.EM(polynomials, maximize="global", flat=True)
+    freq = np.array([0.2, 0.1, 0.7])
+    expected = scipy.stats.multinomial.logpmf(GROUPS, GROUPS.sum(), cells(freq))
+    assert_allclose(em.log_likelihood({"freq": freq}, jnp.asarray(GROUPS)), expected, rtol=1e-12)
+    assert em.init(KEY, jnp.asarray(GROUPS)).params["freq"].shape == (3,)
+
+
+def test_numbers_of_unknowns_are_refused():
+    def model(y):
+        a = numpyro.sample("a", dist.Normal(0.0, 1.0))
+        numpyro.sample("y", dist.Normal(a if a > 0 else 0.0, 1.0), obs=y)
+
+    with pytest.raises(ValueError, match=r"asks for the number .* jnp\.where"):
+        autoem.EM(model, maximize="global").derive(jnp.zeros(3))
+
+
+# -- eight schools --------------------------------------------------------------------------------------------------
+
+EFFECTS = np.array([28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0])
+ERRORS = np.array([15.0, 10.0, 16.0, 11.0, 9.0, 11.0, 10.0, 18.0])
+
+
+def schools(y, sigma):
+    mu = numpyro.sample("mu", dist.Normal(0, 5))
+    tau = numpyro.sample("tau", dist.HalfCauchy(5))
+    with numpyro.plate("J", len(y)):
+        theta = numpyro.sample("theta", dist.Normal(mu, tau))
+        numpyro.sample("obs", dist.Normal(theta, sigma), obs=y)
+
+
+@pytest.mark.parametrize("centered", [0, 0.0])
+def test_a_first_power_is_no_power(centered):
+    """`LocScaleReparam` takes tau ** (1 - centered)."""
+    em = autoem.EM(handlers.reparam(schools, {"theta": LocScaleReparam(centered)}), maximize=["mu", "tau"])
+    params = {"mu": jnp.array(4.0), "tau": jnp.array(3)}
+    expected = scipy.stats.norm.logpdf(EFFECTS, 4.0, np.sqrt(9.0 + ERRORS**2)).sum()
+    assert_allclose(em.log_likelihood(params, EFFECTS, ERRORS), expected, rtol=1e-12)
