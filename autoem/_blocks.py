@@ -16,7 +16,7 @@ from ._conjugate import lay_out_conjugate
 from ._design import Design
 from ._discrete import Union, batch_shape, evidence_factor, lay_out_discrete
 from ._distinct import distinct_rows
-from ._evidence import Chain, Conjugate, Enumeration, Gaussian, Mixed, Observed, Quadrature, Sampled
+from ._evidence import Chain, Conjugate, Enumeration, Gaussian, Mixed, Observed, Quadrature, Sampled, Scaled
 from ._factors import Skeleton, complete_data, numbers_of
 from ._family import LinearGaussian
 from ._gaussian import lay_out
@@ -27,6 +27,7 @@ from ._model import Model
 from ._point_cells import lay_out_points
 from ._points import axes_of, points_dependence, require_integrable
 from ._rows import Touch, gaussian_dependence, touches_of
+from ._scaled import lay_out_scaled
 from ._sites import Site
 from ._types import Declined, Refusal, StaticArray
 
@@ -36,7 +37,7 @@ _TRACED = (
 )
 
 
-Evidence: TypeAlias = Enumeration | Chain | Observed | Gaussian | Conjugate | Mixed | Quadrature | Sampled
+Evidence: TypeAlias = Enumeration | Chain | Observed | Gaussian | Conjugate | Mixed | Scaled | Quadrature | Sampled
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,7 @@ def _skeleton(
     model: Model, site: Site, why: str, by_latent: Mapping[int, Dependence], by_parameter: set[int],
     touches: tuple[Touch, ...], entrance: Entrance | None,
 ) -> Skeleton:  # fmt: skip
-    if touches and entrance is not None:
+    if touches and entrance is not None and not entrance.scales_noise:
         raise Refusal(
             f"Site {site.name!r} holds the continuous latents {touches[0].latent!r} and {entrance.latent!r}: together "
             "they are neither Gaussian nor conjugate."
@@ -227,6 +228,10 @@ def _group(
             continue
         gaussians, conjugates = ([n for n in names if together.find(n) == root]
                                  for names in (model.gaussians, model.conjugates))  # fmt: skip
+        if gaussians and conjugates and not members:
+            engine, at = _scaled(model, complete, relevant, shapes, touching, gaussians, conjugates, designs)
+            blocks.append(Block(engine, engine, at))
+            continue
         if gaussians and conjugates:
             why = (
                 f"The Gaussian latent {gaussians[0]!r} and the {model.sites[conjugates[0]].distribution} latent "
@@ -254,6 +259,26 @@ def _group(
         evidence = Observed(tuple(factors[i] for i in outright), tuple(shapes[i] for i in outright))
         blocks.append(Block(evidence, evidence, outright))
     return blocks
+
+
+def _scaled(
+    model: Model, complete: CompleteData, relevant: Sequence[Any], shapes: Sequence[Any], touching: Sequence[int],
+    gaussians: Sequence[str], conjugates: Sequence[str], designs: Mapping[str, Design],
+) -> tuple[Scaled, tuple[int, ...]]:  # fmt: skip
+    """The engine of Gaussian latents and of what their precision is in proportion to, and its factors' positions.
+
+    Raises:
+        Declined: the precision of some of them is not.
+    """
+    first = [i for i in touching if relevant[i][1].touches]
+    rest = [i for i in touching if i not in first]
+    held = [relevant[i] for i in first]
+    try:
+        kept = _kept(model, complete, held, first)
+        own = [relevant[i] for i in rest], gaussians, conjugates, designs, kept, [shapes[i] for i in rest]
+        return lay_out_scaled(model, held, *own), (*first, *rest)
+    except Refusal as refusal:
+        raise Declined(dict.fromkeys((*gaussians, *conjugates), str(refusal))) from refusal
 
 
 def _require_numerical(model: Model, numerical: Sequence[str], members: Sequence[str], found: Sequence[str]) -> None:
@@ -286,15 +311,20 @@ def _lay_out(
     model: Model, complete: CompleteData, relevant: Any, positions: Sequence[int], gaussians: Sequence[str],
     members: Sequence[str], designs: Mapping[str, Design],
 ) -> Laid:  # fmt: skip
-    arguments = jax.eval_shape(complete.arguments, {n: p.initial for n, p in model.parameters.items()})
-    kept, own = [], []
-    for (factor, skeleton), position in zip(relevant, positions, strict=True):
-        assert isinstance(factor.family, LinearGaussian)
-        ndims = factor.family.argument_ndims
-        leads = [a.shape[: len(a.shape) - ndims[n]] for n, a in arguments[position].items() if n in ndims]
-        kept.append(np.broadcast_shapes(*leads))
-        own.append(designs[skeleton.site.name])
+    kept, own = _kept(model, complete, relevant, positions), [designs[skeleton.site.name] for _, skeleton in relevant]
     states = {n: (len(model.support(n)), batch_shape(model, n)) for n in members}
     shapes = {n: model.avals[n].shape for n in gaussians}
     coordinates = [skeleton.coordinates for _, skeleton in relevant]
     return lay_out(shapes, states, [f for f, _ in relevant], own, coordinates, kept)
+
+
+def _kept(model: Model, complete: CompleteData, relevant: Any, positions: Sequence[int]) -> list[tuple[int, ...]]:
+    """Aligned shapes of the arguments of sites with Gaussian latents."""
+    arguments = jax.eval_shape(complete.arguments, {n: p.initial for n, p in model.parameters.items()})
+    kept = []
+    for (factor, _), position in zip(relevant, positions, strict=True):
+        assert isinstance(factor.family, LinearGaussian)
+        ndims = factor.family.argument_ndims
+        leads = [a.shape[: len(a.shape) - ndims[n]] for n, a in arguments[position].items() if n in ndims]
+        kept.append(np.broadcast_shapes(*leads))
+    return kept

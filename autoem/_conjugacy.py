@@ -10,7 +10,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ._family import AbstractKernel, Conditional, LatentArgument, LogPower, kernel_of
+from ._family import (
+    AbstractKernel,
+    Conditional,
+    InverseMatrix,
+    LatentArgument,
+    LogPower,
+    MultivariateNormal,
+    Normal,
+    exponent_of,
+    kernel_of,
+)
 from ._links import Dependence, analyse, describe, flat_index, is_concrete, own_coordinates, whole_event
 from ._model import Model
 from ._sites import Site, own_kernel
@@ -36,6 +46,12 @@ class Entrance:
     family: LatentArgument | None = None
     matrix: np.ndarray | None = None
     base: float = 0.0
+
+    @property
+    def scales_noise(self) -> bool:
+        """Whether the precision of a Normal site is in proportion to the latent, or to its inverse."""
+        inner = None if self.family is None else self.family.inner
+        return isinstance(inner, Normal | MultivariateNormal) and self.family.argument != "loc"  # type: ignore[union-attr]
 
 
 def find_entrances(model: Model, declined: Mapping[str, str]) -> dict[str, Entrance]:
@@ -148,8 +164,8 @@ def _argument(model: Model, latent: str, site: Site, argument: str, d: Dependenc
 
 
 def _features(conditional: Conditional, power: float) -> str:
-    if isinstance(conditional, LogPower):
-        return f"log u, u^{conditional.exponent * power:g}"
+    if isinstance(conditional, LogPower | InverseMatrix):
+        return f"log u, u^{exponent_of(conditional) * power:g}"
     return conditional.features
 
 
@@ -175,6 +191,8 @@ def _conditional(model: Model, latent: str, site: Site, argument: str) -> Condit
 
 def _element(model: Model, latent: str, site: Site, argument: str, d: Dependence, where: str) -> np.ndarray:
     """Flat number of the latent's element that each element of a site meets, over its batch axes, compact."""
+    family = site.family
+    assert family is not None
     shape = model.program.shape(model.reads[latent].number)
     coords = d.coordinates[latent]
     event = model.sites[latent].event_ndim
@@ -188,4 +206,10 @@ def _element(model: Model, latent: str, site: Site, argument: str, d: Dependence
     assert flat is not None
     if np.any(flat < 0):
         _refuse(model, latent, f"some elements of {where} do not depend on it")
+    within = family.argument_ndims[argument] - event
+    if within:  # one number for a whole matrix
+        axes = tuple(range(-min(within, np.ndim(flat)), 0))
+        if np.any(flat != flat.max(axes, keepdims=True)):
+            _refuse(model, latent, f"{where} holds several elements of it in one matrix")
+        flat = flat.max(axes)
     return np.reshape(flat, [1] * (len(site.batch_shape) - np.ndim(flat)) + list(np.shape(flat)))

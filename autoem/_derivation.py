@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from ._blocks import Evidence, build, declined
 from ._complete import CompleteData
-from ._evidence import LADDER, Chain, Chains, Drawn, Gaussian, Mixed, Quadrature, Read, Sampled
+from ._evidence import LADDER, Chain, Chains, Drawn, Gaussian, Mixed, Quadrature, Read, Sampled, Scaled
 from ._factors import Skeleton
 from ._model import Model, read_model
 from ._options import Sampling
@@ -336,6 +336,11 @@ class Derivation:
 
 def _gaussian(name: str, detailed: Machine) -> Found:
     """A Gaussian latent, from the engine that holds it."""
+    scaled = next((e for e in detailed.evidences if isinstance(e, Scaled) and name in e.names), None)
+    if scaled is not None:
+        what = " and ".join(scaled.scales.names)
+        reason = f"{_GAUSSIAN}, with a precision in proportion to {what}, whose kernel takes up its log evidence"
+        return Found("gaussian", "gaussian", True, reason)
     engines = (e.continuous if isinstance(e, Mixed) else e for e in detailed.evidences)
     note = next((e.along(name) for e in engines if isinstance(e, Gaussian) and name in e.places), "")
     if note:

@@ -180,7 +180,9 @@ def complete_data(
 def _is_scaled_by_data(skeleton: Skeleton, data: Mapping[str, Any]) -> bool:
     """Whether an argument is c · u^p of a conjugate latent u with many known c > 0: exposures, offsets."""
     entrance = skeleton.entrance
-    if entrance is None or entrance.family is None or not entrance.kernel.scales:
+    if entrance is None or entrance.family is None or not entrance.kernel.scales or skeleton.touches:
+        return False
+    if entrance.family.argument_ndims[entrance.family.argument]:
         return False
     c = data[entrance.family.argument]
     return c is not None and is_concrete(c) and np.size(c) > 1 and bool(np.all(np.asarray(c) > 0))

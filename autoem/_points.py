@@ -89,13 +89,13 @@ def _not_conjugate(model: Model, declined: Mapping[str, str]) -> dict[str, str]:
         except Refusal as refusal:
             moved[name] = str(refusal)
             continue
-        for site in held:
-            for i in jax.tree.leaves(model.outputs[site]):
-                other = [*(by_gaussian[i].coordinates if i in by_gaussian else ()),
-                         *(by_points[i].coordinates if i in by_points else ())]  # fmt: skip
-                if other:
-                    latent = model.reads[other[0]].latent
-                    moved[name] = f"{site!r} holds {latent!r} too: together they are not conjugate"
+        for site, entrance in held.items():
+            # Gaussian latents whose precision is in proportion to it are integrated with it.
+            beside = by_points if entrance.scales_noise else {**by_gaussian, **by_points}
+            other = [n for i in jax.tree.leaves(model.outputs[site]) if i in beside for n in beside[i].coordinates]
+            if other:
+                latent = model.reads[other[0]].latent
+                moved[name] = f"{site!r} holds {latent!r} too: together they are not conjugate"
     if not moved and model.conjugates:
         try:
             find_entrances(model, declined)

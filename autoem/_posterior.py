@@ -19,7 +19,18 @@ from ._conjugate_posterior import (
 )
 from ._derivation import Derivation, Machine
 from ._draws import anew
-from ._evidence import Chain, Conjugate, Drawn, Enumeration, Gaussian, Mixed, Observed, Quadrature, Sampled
+from ._evidence import (
+    Chain,
+    Conjugate,
+    Drawn,
+    Enumeration,
+    Gaussian,
+    Mixed,
+    Observed,
+    Quadrature,
+    Sampled,
+    Scaled,
+)
 from ._family import LOG_ZERO
 from ._gaussian_posterior import (
     event_width,
@@ -30,6 +41,7 @@ from ._gaussian_posterior import (
 )
 from ._model import Model
 from ._points_posterior import discrete_marginals, point_distributions, point_draws, point_modes
+from ._scaled_posterior import scaled_distribution, scaled_draw, scaled_mode, scaled_moments, scaled_widths
 from ._types import Array, Key, Params
 
 
@@ -51,7 +63,9 @@ def _marginals(
         own = [inputs[i] for i in at]
         if isinstance(evidence, Enumeration | Chain | Mixed):
             found |= evidence.marginals(own)
-        if _is_conjugate(evidence):
+        if isinstance(evidence, Scaled):
+            continuous |= scaled_moments(evidence, own, runs)
+        elif _is_conjugate(evidence):
             continuous |= conjugate_coefficients(evidence, own)
         elif isinstance(evidence, Gaussian | Mixed):
             continuous |= gaussian_marginals(evidence, own, runs)
@@ -73,24 +87,26 @@ def _states(machine: Machine, params: Params, key: Key | None) -> tuple[dict[str
         if isinstance(evidence, Observed | Quadrature | Sampled):
             continue
         if key is None:
-            find: Any = conjugate_mode if _is_conjugate(evidence) else gaussian_mode
+            find: Any = scaled_mode if isinstance(evidence, Scaled) else (
+                conjugate_mode if _is_conjugate(evidence) else gaussian_mode)  # fmt: skip
             found |= evidence.mode(own) if isinstance(evidence, Enumeration | Chain) else find(evidence, own)
             continue
         here = jax.random.fold_in(key, number)
         if isinstance(evidence, Enumeration | Chain):
             states, density = evidence.sample_with_density(here, own)
         else:
-            draw: Any = conjugate_draw if _is_conjugate(evidence) else gaussian_draw
+            draw: Any = scaled_draw if isinstance(evidence, Scaled) else (
+                conjugate_draw if _is_conjugate(evidence) else gaussian_draw)  # fmt: skip
             states, density = draw(evidence, here, own)
         found |= states
         total = total + density
     return found, total
 
 
-def continuous_engine(evidence: Any) -> Gaussian | Conjugate | None:
+def continuous_engine(evidence: Any) -> Gaussian | Conjugate | Scaled | None:
     """The engine of a block's continuous latents, if it has any."""
     engine = evidence.continuous if isinstance(evidence, Mixed) else evidence
-    return engine if isinstance(engine, Gaussian | Conjugate) else None
+    return engine if isinstance(engine, Gaussian | Conjugate | Scaled) else None
 
 
 def _is_conjugate(evidence: Any) -> TypeGuard[Conjugate | Mixed[Conjugate]]:
@@ -104,10 +120,15 @@ def posterior(derivation: Derivation, params: Params) -> dict[str, Any]:
     machine = derivation.detailed
     gaussians = [e for e in map(continuous_engine, machine.evidences) if isinstance(e, Gaussian)]
     runs = tuple((n, event_width(model.hidden[n], model.avals[n].shape, e)) for e in gaussians for n in e.names)
+    scaled = [e for e in machine.evidences if isinstance(e, Scaled)]
+    sizes = {n: a.shape for n, a in model.avals.items()}
+    runs += tuple(item for e in scaled for item in scaled_widths(e, model.hidden, sizes).items())
     # The draws of latents that are sampled are the same every time.
     drawn = anew(machine, params, jax.random.key(0)) if machine.samplers else {}
     marginals, continuous = _marginals(machine, params, shapes, runs, drawn)
-    engines = {n: engine_of(e) for e in derivation.detailed.evidences if _is_conjugate(e) for n in engine_of(e).names}
+    engines = {n: engine_of(e) for e in machine.evidences if _is_conjugate(e) for n in engine_of(e).names}
+    engines |= {n: e.scales for e in scaled for n in e.scales.names}
+    beside = {n for e in scaled for n in e.gaussian.names}
     numerical = point_distributions(machine, params, model.hidden, drawn) if model.points else {}
     result = {}
     for name in derivation.latents:
@@ -118,6 +139,8 @@ def posterior(derivation: Derivation, params: Params) -> dict[str, Any]:
             result[name] = _distribution(site.support, site.binary, marginals[name])
         elif name in engines:
             result[name] = conjugate_distribution(engines[name], site, *continuous[name])
+        elif name in beside:
+            result[name] = scaled_distribution(site, sizes[name], dict(runs)[name], *continuous[name])
         else:
             shape = model.avals[name].shape
             result[name] = gaussian_distribution(site, shape, dict(runs)[name], *continuous[name])

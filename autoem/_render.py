@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ._complete import CompleteData
-from ._evidence import Chain, Conjugate, Gaussian, Mixed, Observed, Quadrature, Sampled
+from ._evidence import Chain, Conjugate, Gaussian, Mixed, Observed, Quadrature, Sampled, Scaled
 from ._family import AbstractScaleMixture
 from ._links import expressions
 from ._model import Model
@@ -194,6 +194,9 @@ def _e_step_lines(model: Model, evidences: Sequence[Any]) -> list[Line]:
         if isinstance(evidence, Chain):
             lines.append(_chain_line(evidence))
             continue
+        if isinstance(evidence, Scaled):
+            lines += _scaled_lines(evidence)
+            continue
         engine = evidence.continuous if isinstance(evidence, Mixed) else evidence
         if isinstance(engine, Gaussian):
             lines += _gaussian_lines(engine)
@@ -286,6 +289,14 @@ def _gaussian_lines(engine: Gaussian) -> list[Line]:
     text += "J = ∂residual/∂latents and P the precision of the noise; mean -A⁻¹ Σ JᵀPr₀, covariance A⁻¹"
     latex = r"A = \sum J^\top P J, \quad m = -A^{-1} \sum J^\top P r_0"
     return [Line(label, text, latex), *(Line("", note) for note in engine.notes)]
+
+
+def _scaled_lines(engine: Scaled) -> list[Line]:
+    gaussian, factor = ", ".join(engine.gaussian.names), ", ".join(engine.scales.names)
+    text = f"all its precisions are in proportion to one element of {factor} each: given that, log evidence ="
+    text += " constant + ½ (rows - elements) log u + quadratic · u, and both numbers are found at u = 1"
+    latex = r"\log L(u) = c + \tfrac{1}{2} (n - k) \log u - \tfrac{1}{2} r(m)^\top P_1 r(m) \, u"
+    return [*_gaussian_lines(engine.gaussian), Line(gaussian, text, latex), *_conjugate_lines(engine.scales)]
 
 
 def _conjugate_lines(engine: Conjugate) -> list[Line]:

@@ -462,7 +462,7 @@ REFUSED = {
     shape_of_a_gamma: "the concentration of site 'x' .* has no features",
     product_of_two: "holds the latent 'u' too: together they are not conjugate",
     two_levels: "holds the latent 'u' too: together they are not conjugate",
-    gaussian_and_precision: "holds 'z' too: together they are not conjugate",
+    gaussian_and_precision: "the precision of site 'z' .Normal., .* is not in proportion to 'u': jointly",
     in_a_factor: "site 'extra' .Unit. depends on it, and Unit has no canonical form",
     censored: "site 'x' .Unit. depends on it",
     truncated_child: "site 'x' .* depends on it, and .* has no canonical form",

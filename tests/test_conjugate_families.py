@@ -13,7 +13,7 @@ from scipy import integrate
 
 import autoem
 from autoem._family import LatentArgument, Odds, find_family, kernel_of
-from autoem._family._conditional import Circular, LogPower, LogSimplex
+from autoem._family._conditional import Circular, InverseMatrix, LogPower, LogSimplex
 from autoem._uncertainty import certify
 
 ONE = jnp.ones(())
@@ -69,6 +69,8 @@ def test_simplex_kernel():
     assert_allclose(kernel.mode(jnp.zeros(3)), np.full(3, 1 / 3))
 
 
+MEAN, PLACE = jnp.array([0.3, -0.4]), jnp.array([1.1, 0.2])
+MATRIX, ROOT = jnp.array([[1.3, 0.4], [0.4, 0.8]]), jnp.array([[1.2, 0.0], [0.3, 0.7]])
 SITES = {
     "poisson": (dist.Poisson(2.0), "rate", 1.0, 3),
     "exponential": (dist.Exponential(2.0), "rate", 1.0, 0.7),
@@ -82,7 +84,22 @@ SITES = {
     "laplace": (dist.Laplace(0.4, 2.0), "scale", 1.0, 1.6),
     "half-normal": (dist.HalfNormal(2.0), "scale", -0.5, 1.6),
     "inverse gamma": (dist.InverseGamma(1.7, 2.0), "rate", 1.0, 0.7),
+    "matrix times precision": (dist.MultivariateNormal(MEAN, precision_matrix=MATRIX), "precision_matrix", 1.0, PLACE),
+    "matrix times variance": (dist.MultivariateNormal(MEAN, covariance_matrix=MATRIX), "covariance_matrix", 1.0, PLACE),
+    "root of a matrix": (dist.MultivariateNormal(MEAN, scale_tril=ROOT), "scale_tril", -0.5, PLACE),
 }
+
+
+def conditional_density(found, value):
+    """What a conditional says of a value of its argument, up to a constant."""
+    if isinstance(found, LogPower):
+        return found.log * jnp.log(value) + found.power * value**found.exponent
+    if isinstance(found, InverseMatrix):
+        full = value @ value.T if found.form == "cholesky" else value
+        precision = full if found.form == "precision" else jnp.linalg.inv(full)
+        return found.count * jnp.linalg.slogdet(precision)[1] / 2 - jnp.trace(precision @ found.scatter) / 2
+    outer = jnp.outer(value, value) if found.ndim else value**2
+    return jnp.sum(found.linear * value) - jnp.sum(found.precision * outer) / 2
 
 
 @pytest.mark.parametrize("name", SITES)
@@ -113,14 +130,9 @@ def test_slots_of_a_latent_argument(name):
             continue
         new = {**arguments, other: arguments[other] * 1.3}
         change = truth(new) - truth(arguments)
-        if isinstance(found, LogPower):
-            after, before = (
-                found.log * jnp.log(a[other]) + found.power * a[other] ** found.exponent for a in (new, arguments)
-            )
-        else:
-            after, before = (found.linear * a[other] - found.precision * a[other] ** 2 / 2 for a in (new, arguments))
+        after, before = (conditional_density(found, a[other]) for a in (new, arguments))
         assert_allclose(after - before, change, rtol=1e-10, err_msg=other)
-    assert len(family.describe_statistics()) == len(expected)
+    assert inner.value_ndim or len(family.describe_statistics()) == len(expected)
 
 
 # -- random models -----------------------------------------------------------------------------------------------------
@@ -133,6 +145,7 @@ GAMMA_CHILDREN = {
     "rsqrt": lambda c, u: dist.Normal(-0.2, jnp.sqrt(c / u)),
     "weibull": lambda c, u: dist.Weibull(c * u**-0.5, 2.0),
     "pareto": lambda c, u: dist.Pareto(1.0, c * u),
+    "matrix": lambda c, u: dist.MultivariateNormal(MEAN, precision_matrix=(c * u)[..., None, None] * MATRIX),
 }
 INVERSE_CHILDREN = {
     "variance": lambda c, u: dist.Normal(0.3, c * jnp.sqrt(u)),

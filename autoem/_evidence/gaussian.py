@@ -191,13 +191,18 @@ class Gaussian(eqx.Module):
         # The chains come last, among the groups and among the notes.
         return self.notes[number - len(self.groups)] if isinstance(self.groups[number], Steps) else ""
 
+    @property
+    def chained(self) -> bool:
+        """Whether some cells are eliminated step by step."""
+        return any(isinstance(g, Steps) for g in self.groups)
+
     def prepare(self) -> None:
         """All that does not change with the parameters was done when the block was laid out."""
         return None
 
     def log_evidence(self, arguments: Sequence[Arrays], prepared: Any = None) -> Array:
         """L at the sites' arguments (no discrete latents)."""
-        if not any(isinstance(g, Steps) for g in self.groups):
+        if not self.chained:
             return self._total(arguments)
         return by_fisher(self, Gaussian._total, Gaussian.expected_statistics, Gaussian._slots, arguments)
 
@@ -211,17 +216,35 @@ class Gaussian(eqx.Module):
 
     def expected_statistics(self, arguments: Sequence[Arrays], prepared: Any = None) -> tuple[Array, list[Array]]:
         """L and the expected statistics of every factor (no discrete latents)."""
+        return self._expected(arguments, [g.valid for g in self.groups])
+
+    def scaled_statistics(self, arguments: Sequence[Arrays], scale: Array) -> list[Array]:
+        """The statistics where a cell's means count `scale` (cells,) times, its rows and covariances once."""
+        padded = jnp.append(scale, 0.0)
+        weights = [padded[jnp.where(c < 0, self.count, c)] for c in self.cells]
+        return self._expected(arguments, weights)[1]
+
+    def _expected(self, arguments: Sequence[Arrays], weights: Sequence[Array]) -> tuple[Array, list[Array]]:
+        """L and statistics; `weights` of the cells' means, per group (Q, n)."""
         total = self.log_base
         terms, shapes = self._terms(arguments)
         first = [_first(t) for t in terms]
         found: list[list[Any]] = [[] for _ in self.factors]
-        for group in self.groups:
+        for group, own in zip(self.groups, weights, strict=True):
             group = self._state(group)
-            quadratic, constant, moments = self._e_step(group, first, group.valid, group.number)
+            quadratic, constant, moments = self._e_step(group, first, own, group.number)
             total = total + jnp.sum(quadratic * group.valid) + jnp.sum(constant * group.number)
             for piece, part in zip(group.pieces, moments, strict=True):
                 found[piece.factor].append(part)
         return total, [self._collected(i, found[i], shapes[i]) for i in range(len(self.factors))]
+
+    def evidences(self, arguments: Sequence[Arrays]) -> tuple[Array, Array]:
+        """Log evidence of the cells' data and log normalisers, apart: (cells,) each (no discrete latents)."""
+        terms = [_first(t) for t in self._terms(arguments)[0]]
+        found = [_evidence(self._state(group), terms) for group in self.groups]
+        quadratic = [q[None] for q, _ in found]
+        constant = [jnp.broadcast_to(c[:, None], q.shape)[None] for q, c in found]
+        return self._table(quadratic)[0], self._table(constant)[0]
 
     def _e_step(self, group: Group | Steps, terms: Sequence[Terms], weights: Array, number: Array) -> Any:
         """Log evidence of the cells' data (Q, n), log normalisers (Q,), and every piece's moments."""
@@ -253,7 +276,7 @@ class Gaussian(eqx.Module):
 
     def tables(self, arguments: Sequence[Arrays]) -> Array:
         """Log evidence of every cell for every joint state of the discrete latents: (L, cells)."""
-        if any(isinstance(g, Steps) for g in self.groups):
+        if self.chained:
             return tabled_by_fisher(self, Gaussian._tables, Gaussian.weighted_statistics, Gaussian._slots, arguments)
         return self._tables(arguments)
 

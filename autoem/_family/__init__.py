@@ -18,7 +18,13 @@ from ._conditional import (
     safe_log as safe_log,
     symmetrise as symmetrise,
 )
-from ._kernel import AbstractKernel as AbstractKernel, Odds as Odds, kernel_of as kernel_of
+from ._kernel import (
+    AbstractKernel as AbstractKernel,
+    Odds as Odds,
+    Power as Power,
+    exponent_of as exponent_of,
+    kernel_of as kernel_of,
+)
 from ._scale_mixture import AbstractScaleMixture as AbstractScaleMixture
 from .asymmetric_laplace import AsymmetricLaplace
 from .bernoulli import Bernoulli

@@ -19,7 +19,7 @@ import numpyro.distributions as dist
 from jax.scipy.special import gammaln, i0e
 
 from .._types import Array
-from ._conditional import Circular, Conditional, LogOdds, LogPower, LogSimplex
+from ._conditional import Circular, Conditional, InverseMatrix, LogOdds, LogPower, LogSimplex
 from ._features import log_complement, stack, unstack
 
 _SMALLEST = 1e-10
@@ -108,14 +108,14 @@ class Power(AbstractKernel):
         """From 1 on: there the logarithm is zero."""
         return np.array([1.0, 0.3, 0.6, 1.7, 2.5, 4.0])
 
-    def _shape_rate(self, eta: Array) -> tuple[Array, Array]:
+    def shape_rate(self, eta: Array) -> tuple[Array, Array]:
         """Of the Gamma variable u^e."""
         log, power = unstack(eta)
         return (log + 1) / self.exponent, -power
 
     def log_normaliser(self, eta: Array) -> Array:
         """log Γ(a) - a log b."""
-        shape, rate = self._shape_rate(eta)
+        shape, rate = self.shape_rate(eta)
         return gammaln(shape) - shape * jnp.log(rate)
 
     def mode(self, eta: Array) -> Array:
@@ -127,7 +127,7 @@ class Power(AbstractKernel):
     def distribution(self, eta: Array) -> Any:
         """Gamma or InverseGamma."""
         kind = dist.Gamma if self.exponent > 0 else dist.InverseGamma
-        return kind(*self._shape_rate(eta), validate_args=False)
+        return kind(*self.shape_rate(eta), validate_args=False)
 
     def inside(self, value: Array) -> Array:
         """Neither 0 nor ∞."""
@@ -303,9 +303,11 @@ def kernel_of(conditional: Conditional | None, power: float = 1.0, size: int = 1
         power: exponent of the unknown in it; only powers may be other than 1.
         size: length of the event, where there is one.
     """
-    if isinstance(conditional, LogPower):
-        exponent = round(conditional.exponent * power, 12)
-        return Power(exponent) if abs(exponent) == 1 else None
+    if isinstance(conditional, LogPower | InverseMatrix):
+        exponent = exponent_of(conditional) * power
+        # A power such as -1/1.5 has the digits of float32 where that is JAX's precision.
+        whole = round(exponent)
+        return Power(float(whole)) if abs(whole) == 1 and abs(exponent - whole) < 1e-6 else None
     if getattr(conditional, "logits", False):
         return None
     if isinstance(conditional, LogOdds):
@@ -313,6 +315,32 @@ def kernel_of(conditional: Conditional | None, power: float = 1.0, size: int = 1
     if isinstance(conditional, LogSimplex):
         return Simplex(size=size)
     return Direction() if isinstance(conditional, Circular) else None
+
+
+_MATRICES = {"precision": 1.0, "covariance": -1.0, "cholesky": -2.0}
+"""The power of a number times a matrix in the precision."""
+
+
+def exponent_of(conditional: LogPower | InverseMatrix) -> float:
+    """Of a positive number v that multiplies the argument: it enters through log v and v^e."""
+    return conditional.exponent if isinstance(conditional, LogPower) else _MATRICES[conditional.form]
+
+
+def multiplied(conditional: LogPower | InverseMatrix, argument: Array) -> LogPower:
+    """The conditional of a positive number v that multiplies the argument, at v = 1."""
+    if isinstance(conditional, LogPower):
+        power = conditional.power * jnp.asarray(argument) ** conditional.exponent
+        return LogPower(conditional.log, power, conditional.exponent)
+    exponent = exponent_of(conditional)
+    root = jnp.asarray(argument)
+    root = root if conditional.form == "cholesky" else jnp.linalg.cholesky(root)
+    if conditional.form == "precision":
+        trace = jnp.sum(root * jnp.einsum("...ij,...jk->...ik", conditional.scatter, root), (-2, -1))
+    else:
+        eye = jnp.broadcast_to(jnp.eye(root.shape[-1], dtype=root.dtype), root.shape)
+        inverse = jax.scipy.linalg.solve_triangular(root, eye, lower=True)
+        trace = jnp.sum(inverse * jnp.einsum("...ij,...jk->...ik", inverse, conditional.scatter), (-2, -1))
+    return LogPower(conditional.count * (exponent * root.shape[-1] / 2), -trace / 2, exponent)
 
 
 def coefficients_of(conditional: Any) -> Array:

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 
 from .._types import Array, Arrays
 from ._base import AbstractFamily
-from ._conditional import Conditional, LogPower
-from ._kernel import AbstractKernel, coefficients_of
+from ._conditional import Conditional, InverseMatrix, LogPower
+from ._kernel import AbstractKernel, coefficients_of, multiplied
 
 
 class LatentArgument(AbstractFamily):
@@ -83,11 +83,12 @@ class LatentArgument(AbstractFamily):
         lead = slots.ndim - 1
         unit = jnp.eye(slots.shape[-1], dtype=slots.dtype).reshape(slots.shape[-1], *[1] * lead, slots.shape[-1])
         conditional = self.inner.argument_conditional(self.argument, unit, given, constants)
-        own = jnp.moveaxis(coefficients_of(conditional), 0, -2)
-        if isinstance(conditional, LogPower):
-            power = own[..., 1] * jnp.asarray(given[self.argument])[..., None] ** conditional.exponent
-            constant, own = slots - power, jnp.stack(jnp.broadcast_arrays(own[..., 0] * self.power, power), -1)
+        if isinstance(conditional, LogPower | InverseMatrix):
+            own = jnp.moveaxis(coefficients_of(multiplied(conditional, given[self.argument])), 0, -2)
+            constant = slots - own[..., 1]
+            own = own * jnp.array([self.power, 1.0])
         else:
+            own = jnp.moveaxis(coefficients_of(conditional), 0, -2)
             constant = slots - jnp.einsum("...fm,...m->...f", own, self.kernel.features(given[self.argument]))
         shape = (*jnp.broadcast_shapes(constant.shape, own.shape[:-1]), own.shape[-1])
         both = jnp.concatenate([jnp.broadcast_to(constant, shape[:-1])[..., None], jnp.broadcast_to(own, shape)], -1)
@@ -122,6 +123,8 @@ class LatentArgument(AbstractFamily):
         plain = self.inner.argument_conditional(name, split[..., 0], arguments, constants)
         if name == self.argument:
             powers = self.inner.argument_conditional(name, split[..., 2], arguments, constants)
+            if isinstance(plain, InverseMatrix) and isinstance(powers, InverseMatrix):
+                return InverseMatrix(plain.count, powers.scatter, plain.form)
             assert isinstance(plain, LogPower) and isinstance(powers, LogPower)
             return LogPower(plain.log, powers.power, plain.exponent)
         if plain is None:
