@@ -1,22 +1,23 @@
-"""The public face: EM.init / update / run, and one loop that the library owns."""
+"""The public face: EM.init / update / run."""
 
 from __future__ import annotations
 
 import functools
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tqdm.auto import tqdm
 
 from . import _posterior
 from ._ascent import fit_sampled, sampled_update
+from ._boundary import bounds, flagged
 from ._derivation import Derivation, Machine, derive
 from ._family import LOG_ZERO
+from ._loop import VERDICTS, Carry, loop
 from ._model import initial_values
 from ._options import Sampling, check_sampling
 from ._params import checked, complete_params, require_distinct, require_strict
@@ -27,113 +28,6 @@ from ._starts import started
 from ._types import Array, Key, Params, Refusal
 from ._uncertainty import certify, standard_errors
 from ._update import FLOORED, SENTENCES
-
-_BLOCK = 50
-"""Steps per compiled call: how often the progress bar hears."""
-
-
-class _Carry(NamedTuple):
-    """Loop state: parameters, last objective and its last two increases, last step length, verdict."""
-
-    params: Params
-    flags: dict[str, Any]
-    objective: Any
-    increase: Any
-    length: Any
-    calm: Any
-    verdict: Any
-    steps: Any
-
-
-_RUNNING, _DONE, _FELL, _BROKE, _FLOOR = 0, 1, 2, 3, 4
-_VERDICTS = {
-    _RUNNING: Status.MAX_STEPS,
-    _DONE: Status.CONVERGED,
-    _FELL: Status.DECREASED,
-    _BROKE: Status.NONFINITE,
-    _FLOOR: Status.DEGENERATE,
-}
-
-
-def _distance(new: Params, old: Params) -> Array:
-    """Largest change of any parameter, relative to that parameter's largest element."""
-    parts = [jnp.max(jnp.abs(new[n] - old[n])) / (jnp.max(jnp.abs(old[n])) + 1e-8) for n in new if jnp.size(new[n])]
-    return functools.reduce(jnp.maximum, parts)
-
-
-def _remaining(step: Array, previous: Array) -> Array:
-    """Aitken: what is left of a geometric sequence after a step of this length (infinite if it is not shrinking)."""
-    rate = step / jnp.where(previous > 0, previous, 1.0)
-    left = step * rate / jnp.where(rate < 1, 1 - rate, 1.0)
-    return jnp.where(step == 0, 0.0, jnp.where((previous > 0) & (rate < 1), jnp.maximum(left, 0.0), jnp.inf))
-
-
-def _step(machine: Machine, prepared: Any, carry: _Carry, tol: Array) -> tuple[_Carry, Array, Array]:
-    log_likelihood, statistics = machine.e_step(carry.params, prepared)
-    objective = log_likelihood + machine.complete.log_prior(carry.params)
-    params, flags = machine.m_step(carry.params, statistics)
-    eps = float(jnp.finfo(objective.dtype).eps)
-    noise = 8 * eps * jnp.abs(objective)
-    increase = objective - carry.objective
-    length = _distance(params, carry.params)
-    # In single precision differences of log-likelihoods are mostly rounding: there the parameters decide.
-    still = (jnp.abs(increase) <= noise) | (_remaining(jnp.abs(increase), jnp.abs(carry.increase)) <= tol)
-    # A last digit that goes to and fro is no step: Newton's search ends there.
-    near = (_remaining(length, carry.length) <= max(eps**0.5 * 50, 1e-6)) | (length <= 100 * eps)
-    calm = jnp.where(still & near, carry.calm + 1, 0)
-    # A quadrature's own error changes from step to step, within what its check allows.
-    slack = 1e-6 * jnp.maximum(jnp.abs(objective), 1.0) if machine.quadratures else 0.0
-    fell = increase < -1e4 * eps * jnp.abs(objective) - slack
-    # At a floor the maximum in closed form was not taken, so the objective may fall: that is degeneracy, not a bug.
-    floored = functools.reduce(jnp.logical_or, [f == FLOORED for f in carry.flags.values()])
-    finite = jnp.isfinite(objective)
-    finite = functools.reduce(jnp.logical_and, [jnp.all(jnp.isfinite(v)) for v in params.values()], finite)
-    verdict = jnp.where((calm >= 2) | (length == 0), _DONE, _RUNNING)
-    verdict = jnp.where(fell, jnp.where(floored, _FLOOR, _FELL), verdict)
-    verdict = jnp.where(~finite, _BROKE, verdict)
-    kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), params, carry.params)
-    flags = {n: jnp.where(fell & floored, carry.flags[n], flags[n].astype(carry.flags[n].dtype)) for n in flags}
-    new = _Carry(kept, flags, objective, increase, length, calm, verdict, carry.steps + 1)
-    return new, log_likelihood, objective
-
-
-@eqx.filter_jit
-def _advance(machine: Machine, prepared: Any, carry: _Carry, tol: Any, most: Any) -> Any:
-    """Up to `_BLOCK` steps, not beyond step `most`, until there is a verdict: (carry, log-likelihoods, objectives)."""
-
-    def one(carry: _Carry, first: Array) -> Any:
-        history = jnp.full((2, _BLOCK), jnp.nan)
-
-        def body(loop: Any) -> Any:
-            carry, history = loop
-            new, log_likelihood, objective = _step(machine, prepared, carry, tol)
-            history = history.at[:, carry.steps - first].set(
-                jnp.stack([log_likelihood, objective]).astype(history.dtype)
-            )
-            return new, history
-
-        def running(loop: Any) -> Any:
-            carry, _ = loop
-            return (carry.verdict == _RUNNING) & (carry.steps < most) & (carry.steps - first < _BLOCK)
-
-        return jax.lax.while_loop(running, body, (carry, history))
-
-    def steady(carry: _Carry) -> _Carry:
-        return jax.tree.map(lambda new, old: new.astype(old.dtype), carry, start)
-
-    start = carry
-    if carry.steps.shape[0] > 1:
-        carry, history = jax.vmap(one)(carry, carry.steps)
-        return steady(carry), history
-    # A single start runs without vmap, under which both branches of every `cond` would be computed.
-    single = jax.tree.map(lambda a: a[0], carry)
-    carry, history = jax.tree.map(lambda a: a[None], one(single, single.steps))
-    return steady(carry), history
-
-
-@eqx.filter_jit
-def _prepare(machine: Machine) -> Any:
-    return machine.prepare()
 
 
 @eqx.filter_jit
@@ -316,8 +210,9 @@ class EM:
             if throw and not result.converged:
                 raise RuntimeError(result.status.value)
             return result
-        run = functools.partial(_loop, tol=tol, progress_bar=progress_bar)
-        quiet = functools.partial(_loop, tol=tol, progress_bar=False)
+        limits = bounds(derivation)
+        run = functools.partial(loop, tol=tol, progress_bar=progress_bar, limits=limits)
+        quiet = functools.partial(loop, tol=tol, progress_bar=False, limits=limits)
         if init_state is None and not init_params:
             states = started(derivation, states, quiet)
         derivation, carry, log_likelihoods, objectives = fit(derivation, states, num_steps, run)
@@ -326,19 +221,23 @@ class EM:
                 _posterior.raise_impossible(derivation, state.params, float(row[0]))
         scores = np.where(np.isfinite(np.asarray(carry.objective)), np.asarray(carry.objective), -np.inf)
         best = int(np.argmax(scores))
-        picked: _Carry = jax.tree.map(lambda a: np.asarray(a)[best], carry)
+        picked: Carry = jax.tree.map(lambda a: np.asarray(a)[best], carry)
         steps = int(picked.steps)
-        status = _VERDICTS[int(picked.verdict)]
-        if any(int(f) == FLOORED for f in picked.flags.values()) and status is not Status.NONFINITE:
-            status = Status.DEGENERATE
+        status = VERDICTS[int(picked.verdict)]
+        flags = picked.flags
+        if status is not Status.NONFINITE:
+            flags = flagged(derivation.machine, picked.params, flags, limits)
+            degenerate = any(int(f) == FLOORED for f in flags.values())
+            if degenerate or status is Status.DEGENERATE:
+                status = Status.DEGENERATE if degenerate else Status.CONVERGED
         doubtful = not all(check.accurate for check in derivation.checks.values())
         if doubtful and status in (Status.CONVERGED, Status.DECREASED):
             status = Status.INACCURATE
         state = EMState(picked.params, states[best].rng_key, np.asarray(log_likelihoods[best][steps - 1]),
-                        states[best].num_steps + steps, picked.flags)  # fmt: skip
+                        states[best].num_steps + steps, flags)  # fmt: skip
         if moving := climbing(derivation, state, float(objectives[best][steps - 1]), quiet, status):
             status = Status.SADDLE
-        _warn(picked.flags, status, moving)
+        _warn(flags, status, moving)
         if self.check:
             certify(self.model, derivation, picked.params, args, kwargs)
         if throw and status is not Status.CONVERGED:
@@ -411,33 +310,6 @@ def em(model: Callable[..., Any] | None = None, **options: Any) -> Any:
     if model is None:
         return functools.partial(em, **options)
     return EM(model, **options)
-
-
-def _loop(machine: Machine, states: list[EMState], num_steps: int, tol: float | None, progress_bar: bool) -> Any:
-    """All starts together; per start the histories."""
-    params = jax.tree.map(lambda *leaves: np.stack(leaves), *[s.params for s in states])
-    count = len(states)
-    real, none = jnp.result_type(float), np.zeros(len(states), int)
-    infinite = np.full(count, np.inf, real)
-    carry = _Carry(params, dict.fromkeys(params, none), -infinite, infinite, infinite, none, none, none)
-    prepared = _prepare(machine)
-    tolerance = np.asarray(1e-8 if tol is None else tol, real)
-    histories: list[np.ndarray] = []
-    taken: list[np.ndarray] = []
-    with tqdm(total=num_steps, disable=not progress_bar) as bar:
-        while True:
-            before = np.asarray(carry.steps)
-            carry, history = _advance(machine, prepared, carry, tolerance, np.asarray(num_steps))
-            after = np.asarray(carry.steps)
-            histories.append(np.asarray(history))
-            taken.append(after - before)
-            bar.update(int(after.max() - before.max()))
-            if progress_bar:
-                bar.set_postfix_str(f"objective: {float(np.max(np.asarray(carry.objective))):.4f}", refresh=False)
-            if not np.any((np.asarray(carry.verdict) == _RUNNING) & (after < num_steps)):
-                break
-    rows = [np.concatenate([h[i, :, : t[i]] for h, t in zip(histories, taken, strict=True)], -1) for i in range(count)]
-    return carry, [r[0] for r in rows], [r[1] for r in rows]
 
 
 def _warn(flags: dict[str, Any], status: Status, moving: Sequence[str] = ()) -> None:

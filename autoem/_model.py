@@ -213,7 +213,8 @@ def read_model(
     found, rewritten = _outline(model, args, kwargs, augmented)
     samples = _samples(found)
     look = functools.partial(_look, model, args, kwargs)
-    chosen = chosen_sites(samples, maximize, look)
+    params = {n: s["value"] for n, s in found.items() if s["type"] == "param"}
+    chosen = chosen_sites(samples, params, maximize, look)
     flats = chosen if flat is True else list(flat or ())
     check_names(flats, chosen, "flat", "a maximised sample site")
     parameters = _parameters(found, chosen, flats, computed_supports(found, chosen, look))

@@ -16,7 +16,7 @@ from ._types import Refusal
 from ._wrappers import is_discrete, peel
 
 Parents = Mapping[str, frozenset[str]]
-"""site -> latents on which its distribution (of an observed site its value, too) depends."""
+"""site -> latents and params on which its distribution (of an observed site its value, too) depends."""
 
 
 Look = Callable[[Mapping[str, Any], Callable[[Mapping[str, Any]], Any]], tuple[Program, Any]]
@@ -37,11 +37,12 @@ def check_names(names: Iterable[str], candidates: Sequence[str], option: str, wh
                              f"{', '.join(map(repr, candidates)) or 'none'}.")  # fmt: skip
 
 
-def chosen_sites(samples: Mapping[str, Any], maximize: Any, look: Look) -> list[str]:
+def chosen_sites(samples: Mapping[str, Any], params: Mapping[str, Any], maximize: Any, look: Look) -> list[str]:
     """Sample sites to be maximised, in the model's order.
 
     Args:
         samples: the model's sample sites; one inside a scan has "steps".
+        params: values of its `numpyro.param` sites.
         maximize: names, "global", or None.
         look: how to trace the model.
 
@@ -50,7 +51,7 @@ def chosen_sites(samples: Mapping[str, Any], maximize: Any, look: Look) -> list[
     """
     latents = [name for name, site in samples.items() if not site["is_observed"]]
     if maximize == "global":
-        names = _global_sites(samples, _parents(samples, look))
+        names = _global_sites(samples, _parents(samples, params, look))
     elif isinstance(maximize, str):
         raise ValueError(f"maximize={maximize!r}: give a list of site names, or 'global'.")
     else:
@@ -64,7 +65,7 @@ def chosen_sites(samples: Mapping[str, Any], maximize: Any, look: Look) -> list[
     return chosen
 
 
-def _parents(samples: Mapping[str, Any], look: Look) -> Parents:
+def _parents(samples: Mapping[str, Any], params: Mapping[str, Any], look: Look) -> Parents:
     """Of every site; latents inside scans are not looked at as parents."""
 
     def take(found: Mapping[str, Any]) -> dict[str, Any]:
@@ -72,7 +73,8 @@ def _parents(samples: Mapping[str, Any], look: Look) -> Parents:
         parts = {n: [*jax.tree.leaves(s["fn"]), *([s["value"]] if s["is_observed"] else [])] for n, s in sites.items()}
         return {n: [jnp.asarray(a) for a in own if isinstance(a, jax.Array | np.ndarray)] for n, own in parts.items()}
 
-    values = {n: s["value"] for n, s in samples.items() if not s["is_observed"] and "steps" not in s}
+    latents = {n: s["value"] for n, s in samples.items() if not s["is_observed"] and "steps" not in s}
+    values = {n: v for n, v in params.items() if jnp.issubdtype(jnp.result_type(v), jnp.floating)} | latents
     program, numbers = look(values, take)
     inputs = {i: (n, (None,) * max(1, len(program.shape(i)))) for n, i in zip(values, program.inputs, strict=True)}
     found = analyse(program, inputs, kinds=False)
@@ -116,7 +118,7 @@ def _global_sites(samples: Mapping[str, Any], parents: Parents) -> list[str]:
     """Continuous latents that are not local to the data.
 
     Local are those that share a plate with the data or with a discrete latent, states of a scan, and random effects:
-    several values from a density whose own parameters are latent, which nothing discrete meets. The joint maximum of
+    several values from a density whose own parameters are unknown, which nothing discrete meets. The joint maximum of
     effects and of their scale is where the scale is zero, so those have to be integrated.
     """
     unit = {n for n, site in samples.items() if isinstance(peel(site["fn"]).base, dist.Unit)}

@@ -19,6 +19,10 @@ from ._evidence import Drawn
 from ._model import log_density
 from ._posterior import joint_states, values
 from ._types import Array, Params
+from ._update import is_real, second_derivative
+
+_FAR = 6.0
+"""Distance from the origin of free coordinates beyond which one may be on the boundary."""
 
 
 class Free(eqx.Module):
@@ -61,7 +65,7 @@ def free_coordinates(derivation: Derivation) -> Free:
 
 @eqx.filter_jit
 def _information(machine: Machine, flat: Array, free: Free) -> Any:
-    hessian = jax.hessian(lambda v: machine.objective(free.constrained(v)))(flat)
+    hessian = second_derivative(lambda v: machine.objective(free.constrained(v)), flat)
     jacobian = jax.jacfwd(free.constrained)(flat)
     return -hessian, jacobian
 
@@ -75,13 +79,39 @@ def louis_information(machine: Machine, params: Params, drawn: dict[str, Drawn],
     return -(rows + rows.T) / 2
 
 
+def _on_boundary(information: np.ndarray, flat: np.ndarray, free: Free) -> np.ndarray:
+    """Which free coordinates of bounded parameters are so far out that nothing depends on them any more: (p,)."""
+    bounded = [
+        np.full(math.prod(shape), not is_real(c)) for shape, c in zip(free.shapes, free.constraints, strict=True)
+    ]
+    size = np.abs(np.diagonal(information))
+    idle = ~np.isfinite(size) | (size <= 1e-7 * np.max(size, initial=0.0, where=np.isfinite(size)))
+    return np.concatenate(bounded) & (np.abs(flat) > _FAR) & idle
+
+
+def _inverse(information: np.ndarray) -> np.ndarray:
+    """Its inverse; NaN, with a warning, where it is not positive definite."""
+    values_, vectors = np.linalg.eigh(np.nan_to_num(information))
+    smallest, largest = values_[0], values_[-1]
+    if np.all(np.isfinite(information)) and smallest > np.finfo(values_.dtype).eps * 10 * max(largest, 1e-300):
+        return (vectors / values_) @ vectors.T
+    what = "at a saddle or a minimum in some direction" if smallest < -1e-8 * abs(largest) else "flat"
+    warnings.warn(
+        f"The observed information is not positive definite (smallest eigenvalue {smallest:.3g}): the objective is "
+        f"{what} there, on a boundary, or a parameter is not identified. Its standard errors are NaN.",
+        stacklevel=4,
+    )
+    return np.full_like(information, np.nan)
+
+
 def standard_errors(derivation: Derivation, params: Params) -> dict[str, Array]:
     """Square roots of the diagonal of J I⁻¹ J', I the observed information in free coordinates, J the Jacobian.
 
     Where latents are sampled I comes from draws, the same every time, by Louis' identity.
 
     Raises:
-        Nothing; warns and returns NaN where I is not positive definite.
+        Nothing; warns and returns NaN where I is not positive definite. What is on the boundary of its range (a
+        variance of zero, a probability of 0 or 1) is held there, gets NaN, and the others are given that.
     """
     free, machine = free_coordinates(derivation), derivation.machine
     flat = free.flat(params)
@@ -90,23 +120,23 @@ def standard_errors(derivation: Derivation, params: Params) -> dict[str, Array]:
         information, jacobian = louis_information(machine, params, drawn, free), jax.jacfwd(free.constrained)(flat)
     else:
         information, jacobian = _information(machine, flat, free)
-    values_, vectors = np.linalg.eigh(np.nan_to_num(np.asarray(information + information.T) / 2))
-    smallest, largest = values_[0], values_[-1]
-    if not np.all(np.isfinite(information)) or smallest <= np.finfo(values_.dtype).eps * 10 * max(largest, 1e-300):
-        what = "at a saddle or a minimum in some direction" if smallest < -1e-8 * abs(largest) else "flat"
-        warnings.warn(
-            f"The observed information is not positive definite (smallest eigenvalue {smallest:.3g}): the objective is "
-            f"{what} there, on a boundary, or a parameter is not identified. Its standard errors are NaN.",
-            stacklevel=3,
-        )
-        covariance = np.full_like(np.asarray(information), np.nan)
-    else:
-        covariance = (vectors / values_) @ vectors.T
-    result = {}
-    for name, block in jacobian.items():
-        rows = np.reshape(np.asarray(block), (-1, covariance.shape[0]))
-        variance = np.einsum("ij,jk,ik->i", rows, covariance, rows)
-        result[name] = jnp.asarray(np.sqrt(variance).reshape(jnp.shape(params[name])))
+    information = np.asarray(information + information.T) / 2
+    held = _on_boundary(information, np.asarray(flat), free)
+    covariance = np.full_like(information, np.nan)
+    if not np.all(held):
+        covariance[np.ix_(~held, ~held)] = _inverse(information[np.ix_(~held, ~held)])
+    result, ends = {}, []
+    starts = np.cumsum([0, *(math.prod(shape) for shape in free.shapes)])
+    for name, start, stop in zip(free.names, starts, starts[1:], strict=False):
+        rows = np.reshape(np.asarray(jacobian[name]), (-1, len(held)))[:, ~held]
+        variance = np.einsum("ij,jk,ik->i", rows, covariance[np.ix_(~held, ~held)], rows)
+        lost = (variance < 1e-24) & np.any(held[start:stop])
+        ends += [name] * bool(np.any(lost))
+        result[name] = jnp.asarray(np.where(lost, np.nan, np.sqrt(variance)).reshape(jnp.shape(params[name])))
+    if ends:
+        names = ", ".join(map(repr, ends))
+        warnings.warn(f"Elements of {names} are on the boundary of their range and are held there: their standard "
+                      "errors are NaN, those of all others are given that.", stacklevel=3)  # fmt: skip
     return result
 
 

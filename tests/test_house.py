@@ -59,6 +59,8 @@ LAYERS = (
     "_recognise",
     "_render",
     "_derivation",
+    "_boundary",
+    "_loop",
     "_refine",
     "_starts",
     "_saddles",

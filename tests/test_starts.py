@@ -71,7 +71,7 @@ def test_params_and_given_values_are_left_alone():
 
     def run(machine, states, steps):
         seen.extend(s.params for s in states)
-        return autoem._em._loop(machine, states, steps, None, False)
+        return autoem._loop.loop(machine, states, steps, None, False)
 
     (start,) = autoem._em.started(em.derive(X), [state], run)
     assert all(np.array_equal(p["locs"], [10.0, 11.0, 12.0]) for p in seen)

@@ -103,3 +103,64 @@ def test_a_first_power_is_no_power(centered):
     params = {"mu": jnp.array(4.0), "tau": jnp.array(3)}
     expected = scipy.stats.norm.logpdf(EFFECTS, 4.0, np.sqrt(9.0 + ERRORS**2)).sum()
     assert_allclose(em.log_likelihood(params, EFFECTS, ERRORS), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("way", ["centred", "with a prior"])
+def test_no_heterogeneity(way):
+    """The best tau is zero, where the likelihood is bounded: EM alone would take for ever."""
+    y, sigma = EFFECTS / 10, ERRORS
+
+    def meta(y, sigma):
+        if way == "centred":
+            mu = numpyro.param("mu", 0.0)
+            tau = numpyro.param("tau", 10.0, constraint=constraints.positive)
+        else:
+            mu = numpyro.sample("mu", dist.ImproperUniform(constraints.real, (), ()))
+            tau = numpyro.sample("tau", dist.Exponential(0.1))
+        with numpyro.plate("studies", len(y)):
+            theta = numpyro.sample("theta", dist.Normal(mu, tau))
+            numpyro.sample("y", dist.Normal(theta, sigma), obs=y)
+
+    em = autoem.EM(meta, maximize="global")
+    with pytest.warns(UserWarning, match="'tau' has its mode on the boundary"):
+        result = em.run(KEY, 1000, y, sigma, init_params={"tau": 10.0}, progress_bar=False)
+    assert result.status is autoem.Status.CONVERGED
+    precision = 1 / sigma**2
+    mean = precision @ y / precision.sum()
+    assert_allclose(result.log_likelihood[-1], scipy.stats.norm.logpdf(y, mean, sigma).sum(), atol=1e-7)
+    assert_allclose(result.params["mu"], mean, atol=1e-4)
+    with pytest.warns(UserWarning, match="'tau' are on the boundary"):
+        errors = em.standard_errors(result.params, y, sigma)
+    assert_allclose(errors["mu"], precision.sum() ** -0.5, rtol=1e-4)
+    assert np.isnan(errors["tau"])
+
+
+def test_effects_of_a_param_are_integrated():
+    """`u ~ Normal(0, s)` with s a `numpyro.param`: the joint maximum over u and s would be at s = 0."""
+    group = np.repeat(np.arange(6), 5)
+
+    def logistic(y):
+        s = numpyro.param("s", 1.0, constraint=constraints.positive)
+        intercept = numpyro.sample("intercept", dist.Normal(0.0, 5.0))
+        with numpyro.plate("groups", 6):
+            u = numpyro.sample("u", dist.Normal(0.0, s))
+        numpyro.sample("y", dist.Bernoulli(logits=intercept + u[group]), obs=y)
+
+    derivation = autoem.EM(logistic, maximize="global").derive((np.arange(30) % 3 == 0).astype(int))
+    assert list(derivation.params) == ["s", "intercept"]
+    assert derivation.latents["u"].method == "quadrature"
+
+
+def test_a_probability_of_one_has_no_standard_error_but_leaves_the_others_theirs():
+    y = np.stack([np.ones(40), np.arange(40) % 4 == 0], -1).astype(int)
+
+    def model(y):
+        p = numpyro.param("p", jnp.array([0.5, 0.5]), constraint=constraints.unit_interval)
+        numpyro.sample("y", dist.Bernoulli(p).to_event(1), obs=y)
+
+    em = autoem.EM(model)
+    result = em.run(KEY, 50, y, progress_bar=False)
+    with pytest.warns(UserWarning, match="'p' are on the boundary"):
+        errors = em.standard_errors(result.params, y)["p"]
+    assert np.isnan(errors[0])
+    assert_allclose(errors[1], np.sqrt(0.25 * 0.75 / 40), rtol=1e-6)

@@ -3,6 +3,12 @@
 from ._flags import FLOORED as FLOORED, NOTHING as NOTHING, SENTENCES as SENTENCES, UNBOUNDED as UNBOUNDED
 from .closed_form import KINDS as KINDS, ClosedForm as ClosedForm, Occurrence as Occurrence
 from .least_squares import LeastSquares as LeastSquares
-from .numeric import NEWTON_LIMIT as NEWTON_LIMIT, Numeric as Numeric
+from .numeric import (
+    NEWTON_LIMIT as NEWTON_LIMIT,
+    Numeric as Numeric,
+    is_real as is_real,
+    newton as newton,
+    second_derivative as second_derivative,
+)
 
 Update = ClosedForm | LeastSquares | Numeric

@@ -62,7 +62,7 @@ class Numeric(eqx.Module):
 
         climb = newton if self.method == "newton" else lbfgs
         best = climb(objective, finite, self.steps)
-        bound = jnp.concatenate([jnp.full(jnp.size(start[n]), not _unbounded(c)) for n, c in
+        bound = jnp.concatenate([jnp.full(jnp.size(start[n]), not is_real(c)) for n, c in
                                  sorted(zip(self.names, self.constraints, strict=True))])  # fmt: skip
         outside = bound & (jnp.abs(best) >= _LARGEST)
         best = jnp.where(bound, jnp.clip(best, -_LARGEST, _LARGEST), best)
@@ -73,7 +73,8 @@ class Numeric(eqx.Module):
         return {**params, **new}, flags
 
 
-def _unbounded(constraint: Any) -> bool:
+def is_real(constraint: Any) -> bool:
+    """Whether a parameter may be any number."""
     base = getattr(constraint, "base_constraint", constraint)
     return type(base).__name__ in ("_Real", "_RealVector", "_RealMatrix")
 
@@ -81,6 +82,16 @@ def _unbounded(constraint: Any) -> bool:
 def _noise(value: Array, curvature: Any = 0.0) -> Array:
     """What rounding may do to the gradient of a function of this size and curvature."""
     return 64 * jnp.finfo(value.dtype).eps * jnp.maximum(jnp.maximum(jnp.abs(value), curvature), 1.0)
+
+
+def second_derivative(function: Callable[[Array], Array], point: Array) -> Array:
+    """The Hessian (n, n); backwards twice where the function has a backward rule of its own, as `odeint` has."""
+    try:
+        return jax.hessian(function)(point)
+    except TypeError as error:
+        if "custom_vjp" not in str(error):
+            raise
+        return jax.jacrev(jax.jacrev(function))(point)
 
 
 def newton(objective: Callable[[Array], Array], start: Array, steps: int) -> Array:
@@ -108,7 +119,7 @@ def newton(objective: Callable[[Array], Array], start: Array, steps: int) -> Arr
     def step(carry: Any) -> Any:
         i, point, value, _ = carry
         gradient = jax.grad(objective)(point)
-        hessian = jax.hessian(objective)(point)
+        hessian = second_derivative(objective, point)
         hessian = jnp.where(jnp.isfinite(hessian), hessian, 0.0)
         values, vectors = jnp.linalg.eigh(-(hessian + hessian.T) / 2)
         steepest = jnp.max(jnp.abs(values))

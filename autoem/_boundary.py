@@ -1,0 +1,175 @@
+"""Scales whose best value is zero: EM never arrives there, and a floor is not always a spike.
+
+Where the objective of a scale τ is highest at zero (a meta-analysis whose studies agree, a variance component that the
+data do not ask for), an EM step shortens τ by about τ³: after t steps τ is still of the order of 1/√t. So from time to
+time what has been falling is tried at a tenth, a hundredth, ... of its value; if the objective rises all the way and
+then comes to rest, the fit goes on from there. With τ = 0 an EM step often cannot move other parameters (the mean of
+effects that are all equal to it): Newton steps on the objective itself come before the next.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+from numpyro.distributions import biject_to
+
+from ._derivation import Derivation, Machine
+from ._types import Array, Params
+from ._update import FLOORED, NEWTON_LIMIT, NOTHING, UNBOUNDED, newton
+
+_ROOM = 2**24
+"""Most parameters times numbers in the data for which Newton steps are taken on the objective itself."""
+
+_STEPS = 30
+"""Most Newton steps on the objective."""
+
+_TENTHS = 12
+"""Most divisions by ten."""
+
+_ELEMENTS = 32
+"""Most elements of a parameter that are tried."""
+
+_TINY = 1e-3
+"""Size below which it is asked whether an element is at zero."""
+
+_FALLEN = 1e-3
+"""Relative fall since the last trial from which on an element is tried."""
+
+
+class Bounds(eqx.Module):
+    """Where parameters may be.
+
+    Attributes:
+        constraints: per parameter.
+        scales: those whose elements are bounded by zero from below.
+    """
+
+    constraints: dict[str, Any]
+    scales: tuple[str, ...] = eqx.field(static=True)
+
+
+def bounds(derivation: Derivation) -> Bounds:
+    """The bounds of a model's parameters."""
+    found = {n: p.constraint for n, p in derivation.model.parameters.items()}
+    return Bounds(found, tuple(n for n, c in found.items() if _is_positive(c)))
+
+
+def _is_positive(constraint: Any) -> bool:
+    base = getattr(constraint, "base_constraint", constraint)
+    if getattr(base, "event_dim", 1):
+        return False
+    inside, outside = (bool(np.all(base(jnp.asarray(v)))) for v in (1e-6, -1e-6))
+    return inside and not outside
+
+
+@eqx.filter_jit
+def _objective(machine: Machine, params: Params) -> Array:
+    return machine.objective(params)
+
+
+@eqx.filter_jit
+def _polished(machine: Machine, params: Params, held: dict[str, Any], constraints: dict[str, Any]) -> Params:
+    """The objective itself climbed by Newton's method, with some elements held."""
+    start, unravel = ravel_pytree({n: biject_to(c).inv(jnp.asarray(params[n])) for n, c in constraints.items()})
+
+    def value(vector: Array) -> Params:
+        free = unravel(vector)
+        return {n: jnp.where(held[n], params[n], biject_to(c)(free[n])) for n, c in constraints.items()}
+
+    finite = jnp.all(jnp.isfinite(start))
+    found = value(newton(lambda v: machine.objective(value(v)), jnp.where(finite, start, 0.0), _STEPS))
+    return {n: jnp.where(finite, v, jnp.asarray(params[n])) for n, v in found.items()}
+
+
+def towards_zero(
+    machine: Machine, params: Params, before: Params, limits: Bounds, tol: float, late: bool
+) -> Params | None:
+    """Parameters with those elements at zero (almost) that belong there, and the others where they are best then.
+
+    Args:
+        machine: the algorithm.
+        params: now.
+        before: some steps earlier.
+        limits: of the parameters.
+        tol: what the objective may still gain.
+        late: take Newton steps even if nothing goes to zero, because EM is slow.
+
+    Returns:
+        Parameters whose objective is higher, or None.
+    """
+    now = {n: np.asarray(v) for n, v in params.items()}
+    held = {n: np.zeros(v.shape, bool) for n, v in now.items()}
+    for name in limits.scales:
+        fallen = (now[name] > 0) & (now[name] < (1 - _FALLEN) * np.asarray(before[name]))
+        for index in np.argwhere(fallen)[:_ELEMENTS]:
+            value = _at_rest(machine, now, name, tuple(index), tol)
+            if value is not None:
+                now[name], held[name][tuple(index)] = value, True
+    found = any(h.any() for h in held.values())
+    if (found or late) and _is_small(machine, now):
+        return {n: np.asarray(v) for n, v in _polished(machine, now, held, limits.constraints).items()}
+    return now if found else None
+
+
+def _is_small(machine: Machine, params: Params) -> bool:
+    """Whether there is room for as many derivatives at once as there are parameters."""
+    count = sum(np.size(v) for v in params.values())
+    data = sum(np.size(a) for a in jax.tree.leaves((machine.complete, machine.evidences)))
+    return count <= NEWTON_LIMIT and count * data <= _ROOM and not machine.samplers
+
+
+def _at_rest(machine: Machine, params: Params, name: str, index: tuple[int, ...], tol: float) -> np.ndarray | None:
+    """The parameter with one element so small that less of it gains nothing; None where the objective is not there."""
+    value = params[name].copy()
+    here = float(_objective(machine, params))
+    for _ in range(_TENTHS):
+        value[index] = value[index] / 10
+        there = float(_objective(machine, {**params, name: value}))
+        if not there >= here:
+            return None
+        if there - here <= tol / 100:
+            return value
+        here = there
+    return None
+
+
+def flagged(machine: Machine, params: Params, flags: dict[str, Any], limits: Bounds) -> dict[str, Any]:
+    """What to report: a floor where the objective is bounded is a mode on the boundary, not a degenerate fit.
+
+    Args:
+        machine: the algorithm.
+        params: where the fit ended.
+        flags: of the last M-step.
+        limits: of the parameters.
+    """
+    found = dict(flags)
+    for name, flag in flags.items():
+        tiny = name in limits.scales and np.min(np.asarray(params[name]), initial=np.inf) < _TINY
+        if (int(flag) == FLOORED or (tiny and int(flag) == NOTHING)) and _is_idle(machine, params, name):
+            found[name] = np.full_like(np.asarray(flag), UNBOUNDED)
+    return found
+
+
+def _is_idle(machine: Machine, params: Params, name: str) -> bool:
+    """Whether doubling what is smallest in a parameter leaves the objective as it is; at a spike it falls by log 2."""
+    here, there = (
+        float(_objective(machine, p)) for p in (params, {**params, name: _doubled(np.asarray(params[name]))})
+    )
+    return bool(np.isfinite(here) and abs(here - there) < 1e-3)
+
+
+def _doubled(value: np.ndarray) -> np.ndarray:
+    """The smallest element twice as large; of matrices, the smallest eigenvalue or singular value."""
+    if value.ndim < 2 or value.shape[-1] != value.shape[-2] or np.all(value > 0):
+        return np.where(value == np.min(value), 2 * value, value)
+    symmetric = np.allclose(value, np.swapaxes(value, -1, -2))
+    matrix = value if symmetric else value @ np.swapaxes(value, -1, -2)
+    values, vectors = np.linalg.eigh(matrix)
+    values[..., 0] *= 2.0 if symmetric else 4.0
+    matrix = (vectors * values[..., None, :]) @ np.swapaxes(vectors, -1, -2)
+    return matrix if symmetric else np.linalg.cholesky(matrix)

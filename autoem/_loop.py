@@ -1,0 +1,199 @@
+"""The EM loop that the library owns: steps, when to stop, and what to say then."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm.auto import tqdm
+
+from ._boundary import Bounds, towards_zero
+from ._derivation import Machine
+from ._result import EMState, Status
+from ._types import Array, Params
+from ._update import FLOORED
+
+_BLOCK = 50
+"""Steps per compiled call: how often the progress bar hears."""
+
+_SMALL = 1e-4
+"""Size of a parameter below which its changes are not relative any more: on its way to zero it would never arrive."""
+
+_PATIENCE = 200
+"""Steps after which scales that keep falling are tried at zero; again after twice as many, with Newton steps then."""
+
+
+class Carry(NamedTuple):
+    """Loop state: parameters, last objective and its last two increases, last step length, verdict."""
+
+    params: Params
+    flags: dict[str, Any]
+    objective: Any
+    increase: Any
+    length: Any
+    calm: Any
+    verdict: Any
+    steps: Any
+
+
+_RUNNING, _DONE, _FELL, _BROKE, _FLOOR = 0, 1, 2, 3, 4
+VERDICTS = {
+    _RUNNING: Status.MAX_STEPS,
+    _DONE: Status.CONVERGED,
+    _FELL: Status.DECREASED,
+    _BROKE: Status.NONFINITE,
+    _FLOOR: Status.DEGENERATE,
+}
+
+
+def _distance(new: Params, old: Params) -> Array:
+    """Largest change of any parameter, relative to that parameter's largest element."""
+    parts = [jnp.max(jnp.abs(new[n] - old[n])) / (jnp.max(jnp.abs(old[n])) + _SMALL) for n in new if jnp.size(new[n])]
+    return functools.reduce(jnp.maximum, parts)
+
+
+def _remaining(step: Array, previous: Array) -> Array:
+    """Aitken: what is left of a geometric sequence after a step of this length (infinite if it is not shrinking)."""
+    rate = step / jnp.where(previous > 0, previous, 1.0)
+    left = step * rate / jnp.where(rate < 1, 1 - rate, 1.0)
+    return jnp.where(step == 0, 0.0, jnp.where((previous > 0) & (rate < 1), jnp.maximum(left, 0.0), jnp.inf))
+
+
+def _step(machine: Machine, prepared: Any, carry: Carry, tol: Array) -> tuple[Carry, Array, Array]:
+    log_likelihood, statistics = machine.e_step(carry.params, prepared)
+    objective = log_likelihood + machine.complete.log_prior(carry.params)
+    params, flags = machine.m_step(carry.params, statistics)
+    eps = float(jnp.finfo(objective.dtype).eps)
+    noise = 8 * eps * jnp.abs(objective)
+    increase = objective - carry.objective
+    length = _distance(params, carry.params)
+    # In single precision differences of log-likelihoods are mostly rounding: there the parameters decide.
+    still = (jnp.abs(increase) <= noise) | (_remaining(jnp.abs(increase), jnp.abs(carry.increase)) <= tol)
+    # A last digit that goes to and fro is no step: Newton's search ends there.
+    near = (_remaining(length, carry.length) <= max(eps**0.5 * 50, 1e-6)) | (length <= 100 * eps)
+    calm = jnp.where(still & near, carry.calm + 1, 0)
+    # A quadrature's own error changes from step to step, within what its check allows.
+    slack = 1e-6 * jnp.maximum(jnp.abs(objective), 1.0) if machine.quadratures else 0.0
+    fell = increase < -1e4 * eps * jnp.abs(objective) - slack - tol / 10
+    # At a floor the maximum in closed form was not taken, so the objective may fall: that is degeneracy, not a bug.
+    floored = functools.reduce(jnp.logical_or, [f == FLOORED for f in carry.flags.values()])
+    finite = jnp.isfinite(objective)
+    finite = functools.reduce(jnp.logical_and, [jnp.all(jnp.isfinite(v)) for v in params.values()], finite)
+    verdict = jnp.where((calm >= 2) | (length == 0), _DONE, _RUNNING)
+    verdict = jnp.where(fell, jnp.where(floored, _FLOOR, _FELL), verdict)
+    verdict = jnp.where(~finite, _BROKE, verdict)
+    kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), params, carry.params)
+    flags = {n: jnp.where(fell & floored, carry.flags[n], flags[n].astype(carry.flags[n].dtype)) for n in flags}
+    new = Carry(kept, flags, objective, increase, length, calm, verdict, carry.steps + 1)
+    return new, log_likelihood, objective
+
+
+@eqx.filter_jit
+def _advance(machine: Machine, prepared: Any, carry: Carry, tol: Any, most: Any) -> Any:
+    """Up to `_BLOCK` steps, not beyond step `most`, until there is a verdict: (carry, log-likelihoods, objectives)."""
+
+    def one(carry: Carry, first: Array) -> Any:
+        history = jnp.full((2, _BLOCK), jnp.nan)
+
+        def body(loop: Any) -> Any:
+            carry, history = loop
+            new, log_likelihood, objective = _step(machine, prepared, carry, tol)
+            history = history.at[:, carry.steps - first].set(
+                jnp.stack([log_likelihood, objective]).astype(history.dtype)
+            )
+            return new, history
+
+        def running(loop: Any) -> Any:
+            carry, _ = loop
+            return (carry.verdict == _RUNNING) & (carry.steps < most) & (carry.steps - first < _BLOCK)
+
+        return jax.lax.while_loop(running, body, (carry, history))
+
+    def steady(carry: Carry) -> Carry:
+        return jax.tree.map(lambda new, old: new.astype(old.dtype), carry, start)
+
+    start = carry
+    if carry.steps.shape[0] > 1:
+        carry, history = jax.vmap(one)(carry, carry.steps)
+        return steady(carry), history
+    # A single start runs without vmap, under which both branches of every `cond` would be computed.
+    single = jax.tree.map(lambda a: a[0], carry)
+    carry, history = jax.tree.map(lambda a: a[None], one(single, single.steps))
+    return steady(carry), history
+
+
+@eqx.filter_jit
+def _prepare(machine: Machine) -> Any:
+    return machine.prepare()
+
+
+def loop(
+    machine: Machine,
+    states: list[EMState],
+    num_steps: int,
+    tol: float | None,
+    progress_bar: bool,
+    limits: Bounds | None = None,
+) -> Any:
+    """All starts together; per start the histories.
+
+    Args:
+        machine: the algorithm.
+        states: one per start.
+        num_steps: most steps.
+        tol: what the objective may still gain at convergence, or None for the default.
+        progress_bar: show one.
+        limits: of the parameters, for scales that may belong at zero; None to leave them to EM.
+
+    Returns:
+        The carry, and log-likelihoods and objectives of every start.
+    """
+    params = jax.tree.map(lambda *leaves: np.stack(leaves), *[s.params for s in states])
+    count = len(states)
+    real, none = jnp.result_type(float), np.zeros(len(states), int)
+    infinite = np.full(count, np.inf, real)
+    carry = Carry(params, dict.fromkeys(params, none), -infinite, infinite, infinite, none, none, none)
+    prepared = _prepare(machine)
+    tolerance = np.asarray(1e-8 if tol is None else tol, real)
+    histories: list[np.ndarray] = []
+    taken: list[np.ndarray] = []
+    earlier, patience = params, _PATIENCE
+    with tqdm(total=num_steps, disable=not progress_bar) as bar:
+        while True:
+            before = np.asarray(carry.steps)
+            carry, history = _advance(machine, prepared, carry, tolerance, np.asarray(num_steps))
+            after = np.asarray(carry.steps)
+            histories.append(np.asarray(history))
+            taken.append(after - before)
+            bar.update(int(after.max() - before.max()))
+            if progress_bar:
+                bar.set_postfix_str(f"objective: {float(np.max(np.asarray(carry.objective))):.4f}", refresh=False)
+            if not np.any((np.asarray(carry.verdict) == _RUNNING) & (after < num_steps)):
+                break
+            if limits and after.max() >= patience:
+                now, patience = carry.params, 2 * patience
+                late = patience > 2 * _PATIENCE
+                carry, earlier = _tried(machine, carry, earlier, limits, float(tolerance), late), now
+    rows = [np.concatenate([h[i, :, : t[i]] for h, t in zip(histories, taken, strict=True)], -1) for i in range(count)]
+    return carry, [r[0] for r in rows], [r[1] for r in rows]
+
+
+def _tried(machine: Machine, carry: Carry, earlier: Params, limits: Bounds, tol: float, late: bool) -> Carry:
+    """Every start that still runs with those scales at zero that belong there; later on, after Newton steps anyway."""
+    params = {n: np.array(v) for n, v in carry.params.items()}
+    moved = np.zeros(len(carry.steps), bool)
+    for i in np.flatnonzero(np.asarray(carry.verdict) == _RUNNING):
+        now, before = ({n: v[i] for n, v in p.items()} for p in (params, earlier))
+        found = towards_zero(machine, now, before, limits, tol, late)
+        for name, value in (found or {}).items():
+            params[name][i], moved[i] = value, True
+    if not moved.any():
+        return carry
+    increase, length = (
+        np.where(moved, np.inf, a).astype(a.dtype) for a in map(np.asarray, (carry.increase, carry.length))
+    )
+    return carry._replace(params=params, increase=increase, length=length, calm=np.where(moved, 0, carry.calm))
