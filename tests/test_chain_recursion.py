@@ -1,4 +1,5 @@
-"""The recursion of chains: its hand-written derivative against autodiff, and what it does where numbers underflow."""
+"""The recursion of chains: its hand-written derivative against autodiff, what it does where numbers underflow, and
+long chains in blocks against the same chains step by step."""
 
 import jax
 import jax.numpy as jnp
@@ -6,8 +7,18 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
+import autoem
+from autoem._evidence._chain_blocks import (
+    Blocks,
+    blocks,
+    cut,
+    in_blocks,
+    log_total_of_blocks,
+    value_and_gradient_of_blocks,
+)
 from autoem._evidence._chain_tables import ChainShape, Potential
-from autoem._evidence._recursion import _logarithmic, _scaled, log_total
+from autoem._evidence._recursion import _logarithmic, _scaled, log_total, value_and_gradient
+from benchmarks.models import hidden_markov
 
 
 def _random(seed, *shape):
@@ -83,3 +94,96 @@ def test_what_underflows_little_by_little_is_not_lost():
     # Of starts that are fitted together one may need logarithms.
     totals, _ = jax.jit(jax.vmap(fit))(jnp.array([0.5, 100.0]))
     assert_allclose(totals, [np.logaddexp(-10, -15) - np.log(2), -2000 - np.log(2)], rtol=1e-12)
+
+
+_CUT = Blocks(6, 40, 7)
+_STEPS = 6 * 40 - 7
+
+
+def _long(moving, batch=(), gated=False, log=None):
+    """A chain of `_STEPS` steps: transitions that change from step to step or not, with a gate or without."""
+    shape = ChainShape((("z", 3, 1),), (), _STEPS + 1, 1, batch)
+    log = _random(11, 3, 3, _STEPS if moving else 1, *[1] * len(batch)) if log is None else jnp.asarray(log)[..., None]
+    gate = np.random.default_rng(12).random((_STEPS, *batch)) < 0.7 if gated else None
+    pairs = Potential((("z", 1), ("z", 0)), log, gate, -float(np.log(3)) if gated else 0.0)
+    return shape, _random(13, 3, *batch), (pairs, Potential((("z", 0),), _random(14, 3, _STEPS, *batch)))
+
+
+def _noisy(p):
+    """What stands where there is no step does not matter."""
+    axis = len(p.variables)
+    if p.array.shape[axis] == 1:
+        return p
+    return Potential(p.variables, p.array.at[(slice(None),) * axis + (slice(_CUT.pad), 0)].set(5.0), p.gate, p.closed)
+
+
+@pytest.mark.parametrize(
+    ("case", "forgets"),
+    [
+        (_long(False), True),
+        pytest.param(_long(True), True, marks=pytest.mark.slow),
+        (_long(False, (2,), gated=True), True),
+        pytest.param(_long(False, log=np.where(np.eye(3) > 0, 0.0, -1e30)), False, marks=pytest.mark.slow),
+        (_long(False, log=np.where(np.triu(np.ones((3, 3))) > 0, 0.0, -1e30)), False),
+        pytest.param(
+            _long(False, log=np.where(np.roll(np.eye(3), 1, 0) > 0, 0.0, -1e30)), False, marks=pytest.mark.slow
+        ),
+    ],
+    ids=["still", "moving", "gated", "nobody-leaves", "left-to-right", "round-and-round"],
+)
+def test_blocks_are_the_chain_step_by_step(case, forgets):
+    shape, first, later = case
+    pieces = tuple(_noisy(cut(p, _CUT)) for p in later)
+    assert bool(jax.jit(lambda f, p: in_blocks(shape, _CUT, f, p)[1])(first, pieces)) == forgets
+    total, gradient = jax.jit(lambda f, p: value_and_gradient_of_blocks(shape, _CUT, f, p))(first, pieces)
+    plain, (slope, expected) = jax.jit(lambda f, p: value_and_gradient(shape, f, p))(first, later)
+    again = tuple(cut(Potential(p.variables, g), _CUT).array for p, g in zip(later, expected, strict=True))
+    assert_allclose(total, plain, rtol=1e-14)
+    jax.tree.map(lambda a, b: assert_allclose(a, b, rtol=1e-11, atol=1e-14), gradient, (slope, again))
+
+
+def test_second_derivatives_of_blocks():
+    shape, first, later = _long(False)
+    pieces = tuple(cut(p, _CUT) for p in later)
+    found = jax.jit(jax.hessian(lambda f: log_total_of_blocks(shape, _CUT, f, pieces)))(first)
+    assert_allclose(found, jax.jit(jax.hessian(lambda f: log_total(shape, f, later)))(first), rtol=1e-8, atol=1e-12)
+
+
+def _forward_backward(y, initial, transition, locs, scales):
+    """Log-likelihood, posterior probabilities and expected transitions, with loops in NumPy."""
+    density = np.exp(-0.5 * ((y[:, None] - locs) / scales) ** 2) / (scales * np.sqrt(2 * np.pi))
+    alpha, total = np.empty_like(density), 0.0
+    for t in range(len(y)):
+        alpha[t] = density[t] * (initial if t == 0 else alpha[t - 1] @ transition)
+        total += np.log(alpha[t].sum())
+        alpha[t] /= alpha[t].sum()
+    beta, counts, posterior = np.ones(len(locs)), np.zeros_like(transition), alpha.copy()
+    for t in reversed(range(1, len(y))):
+        pairs = alpha[t - 1][:, None] * transition * (density[t] * beta)
+        counts += pairs / pairs.sum()
+        beta = transition @ (density[t] * beta)
+        beta /= beta.sum()
+        posterior[t - 1] = alpha[t - 1] * beta / (alpha[t - 1] @ beta)
+    return total, posterior, counts
+
+
+@pytest.mark.parametrize("stay", [0.8, 0.99999])
+def test_a_long_chain(stay):
+    """Of chains that forget and chains that hardly do; the one in blocks, the other step by step."""
+    rng = np.random.default_rng(0)
+    y = np.where(np.arange(6_500) // 50 % 2, 1.0, 0.0) + rng.normal(size=6_500)
+    params = {
+        "initial": jnp.array([0.4, 0.6]), "transition": jnp.array([[stay, 1 - stay], [0.1, 0.9]]),
+        "locs": jnp.array([0.0, 1.0]), "scales": jnp.array([1.0, 1.5]),
+    }  # fmt: skip
+    total, posterior, counts = _forward_backward(y, *[np.asarray(v) for v in params.values()])
+    em = autoem.EM(hidden_markov)
+    machine = em.derive(y, 2).machine
+    (chain,) = machine.evidences
+    assert blocks(chain.shape) is not None
+    state, found = em.update(em.init(jax.random.PRNGKey(0), y, 2, init_params=params), y, 2)
+    assert_allclose(found, total, rtol=1e-12)
+    assert_allclose(state.params["transition"], counts / counts.sum(1, keepdims=True), rtol=1e-9)
+    means = posterior.T @ y / posterior.sum(0)
+    assert_allclose(state.params["locs"], means, rtol=1e-9)
+    assert_allclose(em.posterior(params, y, 2)["z"].probs, posterior[1:], rtol=1e-8, atol=1e-12)

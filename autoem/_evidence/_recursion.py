@@ -2,8 +2,9 @@
 
 A step takes the message α (probabilities of the latest values, given the data so far), multiplies it by the factors of
 the step, sums the oldest values out and divides by c, so that α sums to 1; log Σ = Σ log c. Backwards, λ is the
-derivative of log Σ by α, so that α λ are posterior probabilities; what a factor is expected to count is then one
-contraction over all steps, of α before a step and λ / c after it: no array holds pairs of values for every step.
+derivative of log Σ by α, so that α λ are posterior probabilities. What a factor over the values of a message is
+expected to count is α λ itself; what another one is expected to count is added up on the way back, from α before a
+step and λ / c after it: no array holds pairs of values for every step.
 
 Numbers that underflow are not a result. Rounding to zero loses at most the smallest number there is, and λ says what
 that would have become: where λ stays small, and no c is tiny, nothing was lost. Else all is done on logarithms.
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -38,25 +39,58 @@ def log_total(shape: ChainShape, first: Array, later: tuple[Potential, ...]) -> 
         first: log density of the first steps, over (message's variables, batch...).
         later: what the other steps multiply, over (variables, steps or 1, batch...).
     """
-    return _value_and_gradient(shape, first, later)[0]
+    return value_and_gradient(shape, first, later)[0]
 
 
 @log_total.defjvp
 def _differential(shape: ChainShape, primals: Any, tangents: Any) -> tuple[Array, Array]:
-    total, (first, later) = _value_and_gradient(shape, *primals)
-    along = jnp.vdot(first, tangents[0])
-    for gradient, p in zip(later, tangents[1], strict=True):
-        along = along + jnp.vdot(gradient, p.array)
-    return total, along
+    total, gradient = value_and_gradient(shape, *primals)
+    return total, along(gradient, tangents)
 
 
-def _value_and_gradient(shape: ChainShape, first: Array, later: tuple[Potential, ...]) -> tuple[Array, Gradient]:
+def along(gradient: Gradient, tangents: Any) -> Array:
+    """The derivative of log Σ in the direction of tangents of (first, later)."""
+    first, later = gradient
+    total = jnp.vdot(first, tangents[0])
+    for own, p in zip(later, tangents[1], strict=True):
+        total = total + jnp.vdot(own, p.array)
+    return total
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def value_and_gradient(shape: ChainShape, first: Array, later: tuple[Potential, ...]) -> tuple[Array, Gradient]:
+    """log Σ and its derivatives, step by step."""
+    found, sound = _scaled(shape, first, later)
+    return unless(sound, found, functools.partial(_logarithmic, shape), first, later)
+
+
+@value_and_gradient.defjvp
+def _second_differential(shape: ChainShape, primals: Any, tangents: Any) -> Any:
+    return jax.jvp(functools.partial(differentiable, shape), primals, tangents)
+
+
+def differentiable(shape: ChainShape, first: Array, later: tuple[Potential, ...]) -> tuple[Array, Gradient]:
+    """`value_and_gradient`, with derivatives of any kind and order."""
     scaled, sound = _scaled(shape, first, later)
 
     def rescued() -> Any:
         return jax.tree.map(lambda a, b: jnp.where(sound, a, b), scaled, _logarithmic(shape, first, later))
 
     return jax.lax.cond(_everywhere(sound), lambda: scaled, rescued)
+
+
+def unless(sound: Array, found: Any, other: Callable[..., Any], *operands: Any) -> Any:
+    """`found` if it is sound, else `other(*operands)`.
+
+    A `cond` would copy what was found, which is as large as the data; a loop that is not entered leaves it in place.
+    """
+
+    def body(state: Any) -> Any:
+        # What depends on the loop's state is not computed beforehand.
+        own, _ = jax.lax.optimization_barrier((operands, state[1]))
+        return other(*own), jnp.asarray(True)
+
+    return jax.lax.while_loop(lambda s: ~s[1], body, (found, sound))[0]
 
 
 @jax.custom_batching.custom_vmap
@@ -70,115 +104,226 @@ def _over_batch(size: int, batched: Any, sound: Array) -> tuple[Array, bool]:
     return _everywhere(jnp.all(sound)), False
 
 
-class _Weights(NamedTuple):
+class Weights(NamedTuple):
     """Potentials as probabilities: those that change from step to step (steps leading), and those that do not."""
 
     moving: tuple[Array, ...]
     fixed: tuple[Array, ...]
 
 
-class _Sorted:
+class Stream(NamedTuple):
+    """What one step has of its own (all steps: leading): moving weights, open gates, whether it is a step at all."""
+
+    moving: tuple[Array, ...]
+    opened: Array | None
+    live: Array | None
+
+
+class Sorted:
     """Which potential is what, for one chain.
 
     Attributes:
         moving, fixed: positions of the potentials that change from step to step, and of those that do not.
+        outer: positions among the moving ones of those over more than the values of a message.
         opened: (steps, batch...) where the gated ones count, or None.
         closed: what they count as elsewhere.
+        axes: those of a message's variables.
+        live: (steps, batch or 1...) which steps are steps, whatever the potentials of others; None if all are.
     """
 
-    def __init__(self, shape: ChainShape, later: Sequence[Potential]) -> None:
-        self.shape, self.later = shape, later
+    def __init__(self, shape: ChainShape, later: Sequence[Potential], live: Array | None = None) -> None:
+        self.shape, self.later, self.live = shape, later, live
         self.steps = shape.length - shape.start
+        self.axes = tuple(range(len(shape.message())))
         varies = [p.array.shape[len(p.variables)] > 1 for p in later]
         self.moving = [i for i, v in enumerate(varies) if v]
         self.fixed = [i for i, v in enumerate(varies) if not v]
+        inner = set(shape.message())
+        self.outer = [j for j, i in enumerate(self.moving) if not set(later[i].variables) <= inner]
         self.gated = [i for i in self.fixed if later[i].gate is not None]
         self.closed = math.prod(math.exp(later[i].closed) for i in self.gated)
         gate: Any = later[self.gated[0]].gate if self.gated else None
         self.opened = None if gate is None else jnp.broadcast_to(gate, (self.steps, *shape.batch))
 
-    def weights(self) -> tuple[_Weights, Array]:
+    def weights(self) -> tuple[Weights, Array]:
         """Probabilities, the moving ones up to a factor per step; and the sum of those factors' logarithms."""
         total: Any = jnp.zeros(())
         moving, fixed = [], []
         for i in self.moving:
-            array, lead = self.later[i].array, len(self.later[i].variables)
-            top = jnp.max(array, tuple(range(lead)), keepdims=True)
+            lead = len(self.later[i].variables)
+            # Steps first, then the rest: largest values are found five times as fast within a step.
+            array = self._alive(jnp.moveaxis(self.later[i].array, lead, 0), lead)
+            top = jnp.max(array, tuple(range(1, lead + 1)), keepdims=True)
             top = jnp.where(jnp.isfinite(top), top, 0.0)
-            total = total + jnp.sum(jnp.broadcast_to(top, (*[1] * lead, self.steps, *self.shape.batch)))
-            moving.append(jnp.moveaxis(jnp.exp(array - top), lead, 0))
+            total = total + jnp.sum(jnp.broadcast_to(top, (self.steps, *[1] * lead, *self.shape.batch)))
+            moving.append(jnp.exp(array - top))
         for i in self.fixed:
             fixed.append(jnp.exp(jnp.squeeze(self.later[i].array, len(self.later[i].variables))))
-        return _Weights(tuple(moving), tuple(fixed)), total
+        return Weights(tuple(moving), tuple(fixed)), total
 
-    def advance(self, weights: _Weights, message: Array, moving: Sequence[Array], opened: Any, dense: bool) -> Array:
+    def _alive(self, array: Array, lead: int) -> Array:
+        """An array over (steps, `lead` values, batch...), zero where there is no step."""
+        if self.live is None:
+            return array
+        steps, *batch = self.live.shape
+        return jnp.where(jnp.reshape(self.live, (steps, *[1] * lead, *batch)), array, 0.0)
+
+    def advance(self, weights: Weights, message: Array, opened: Any) -> Array:
         """One step: multiply and sum out. Linear in the message.
 
         Args:
-            weights: for the fixed potentials.
+            weights: the moving ones of this step.
             message: (message's variables, batch...).
-            moving: of this step.
             opened: (batch...) whether gates are open.
-            dense: by plain sums over all joint values, where these are few.
         """
         later = self.later
-        own = [(later[i].variables, a) for i, a in zip(self.moving, moving, strict=True)]
+        own = [(later[i].variables, a) for i, a in zip(self.moving, weights.moving, strict=True)]
         fixed = [(i, (later[i].variables, a)) for i, a in zip(self.fixed, weights.fixed, strict=True)]
         own += [piece for i, piece in fixed if i not in self.gated]
         every = own + [piece for i, piece in fixed if i in self.gated]
-        few = dense and not self.shape.batch and math.prod(_lengths(self.shape)) <= _DENSE
+        few = not self.shape.batch and math.prod(_lengths(self.shape)) <= _DENSE
         multiply = _multiply if few else _contract
         new = multiply(self.shape, message, every)
         if self.gated:
             new = jnp.where(opened, new, multiply(self.shape, message, own) * self.closed)
         return new
 
+    def forward(self, fixed: Any, message: Array, own: Stream) -> tuple[Array, Array]:
+        """The message after a step, and its c."""
+        new = self.advance(Weights(own.moving, fixed), message, own.opened)
+        scale = jnp.sum(new, self.axes)
+        new = new * (1 / scale)
+        if own.live is None:
+            return new, scale
+        return jnp.where(own.live, new, message), jnp.where(own.live, scale, 1.0)
 
-def _scaled(shape: ChainShape, first: Array, later: tuple[Potential, ...]) -> tuple[tuple[Array, Gradient], Array]:
-    """log Σ and its derivatives on scaled probabilities, and whether nothing was lost to underflow."""
-    kind = _Sorted(shape, later)
-    weights, total = kind.weights()
+    def backward(self, fixed: Any, slope: Array, own: Stream, inverse: Array) -> Array:
+        """λ before a step from λ after it, and 1 / c."""
+        weights = Weights(own.moving, fixed)
+        scaled = slope * inverse
+        (before,) = jax.linear_transpose(lambda m: self.advance(weights, m, own.opened), slope)(scaled)
+        return before if own.live is None else jnp.where(own.live, before, slope)
+
+    def forwards(self, fixed: Any, message: Array, streams: Stream) -> tuple[Array, tuple[Array, Array]]:
+        """All steps: the last message; the messages before every step, and the c."""
+
+        def step(message: Array, own: Stream) -> tuple[Array, Any]:
+            new, scale = self.forward(fixed, message, own)
+            return new, (message, scale)
+
+        return jax.lax.scan(step, message, streams)
+
+    def backwards(
+        self, fixed: Any, slope: Array, messages: Array, scales: Array, streams: Stream
+    ) -> tuple[Array, "Counts"]:
+        """All steps, from λ after the last one: λ before the first, and what is counted."""
+        none = tuple(_Sum(jnp.zeros_like(a), jnp.zeros_like(a)) for a in fixed)
+
+        def step(state: Any, own: Any) -> Any:
+            slope, counts, highest = state
+            stream, message, inverse = own
+            scaled = slope * inverse
+            if stream.live is not None:
+                scaled = jnp.where(stream.live, scaled, 0.0)
+            outer = tuple(stream.moving[j] for j in self.outer)
+
+            def new(message: Array, fixed: Any, outer: Any) -> Array:
+                moving = list(stream.moving)
+                for j, a in zip(self.outer, outer, strict=True):
+                    moving[j] = a
+                return self.advance(Weights(tuple(moving), fixed), message, stream.opened)
+
+            before, more, pairs = jax.vjp(new, message, fixed, outer)[1](scaled)
+            counts = tuple(c.add(m) for c, m in zip(counts, more, strict=True))
+            if stream.live is not None:
+                before = jnp.where(stream.live, before, slope)
+            highest = jnp.maximum(highest, before)
+            return (before, counts, highest), (before * message, pairs)
+
+        start = slope, none, slope
+        (before, counts, highest), (posterior, pairs) = jax.lax.scan(
+            step, start, (streams, messages, 1 / scales), reverse=True
+        )
+        return before, Counts(tuple(c.total for c in counts), highest, posterior, pairs)
+
+    def gradient(self, weights: Weights, counts: "Counts", last: Array) -> tuple[Array, ...]:
+        """Derivatives of log Σ by the potentials; `last` are the probabilities α λ at the end."""
+        gradient: list[Any] = [None] * len(self.later)
+        after = jnp.concatenate([counts.posterior[1:], last[None]])
+        message = self.shape.message()
+        pairs = iter(counts.pairs)
+        for j, i in enumerate(self.moving):
+            p, lead = self.later[i], len(self.later[i].variables)
+            if j in self.outer:
+                own = next(pairs) * weights.moving[j]
+            else:
+                gone = tuple(1 + a for a, v in enumerate(message) if v not in p.variables)
+                kept = [v for v in message if v in p.variables]
+                own = jnp.sum(after, gone) if gone else after
+                own = jnp.transpose(own, (0, *(1 + kept.index(v) for v in p.variables), *range(1 + lead, own.ndim)))
+                own = _summed_to(own, weights.moving[j].shape)
+            gradient[i] = jnp.moveaxis(self._alive(own, lead), 0, lead)
+        for i, count, weight in zip(self.fixed, counts.fixed, weights.fixed, strict=True):
+            gradient[i] = jnp.expand_dims(count * weight, len(self.later[i].variables))
+        return tuple(gradient)
+
+
+class Counts(NamedTuple):
+    """What comes back: per weight that does not move its count, the highest λ, per step α λ before it and pairs."""
+
+    fixed: tuple[Array, ...]
+    highest: Array
+    posterior: Array
+    pairs: tuple[Array, ...]
+
+
+class _Sum(NamedTuple):
+    """A running sum; below double precision with what rounding took from it (Kahan 1965)."""
+
+    total: Array
+    lost: Array
+
+    def add(self, more: Array) -> "_Sum":
+        if jnp.finfo(self.total.dtype).bits >= 64:
+            return _Sum(self.total + more, self.lost)
+        more = more - self.lost
+        total = self.total + more
+        return _Sum(total, (total - self.total) - more)
+
+
+def _summed_to(array: Array, shape: Sequence[int]) -> Array:
+    """Sum over axes along which `shape` is 1."""
+    gone = tuple(a for a, (n, m) in enumerate(zip(array.shape, shape, strict=True)) if n > m)
+    return jnp.sum(array, gone, keepdims=True) if gone else array
+
+
+def scaled_start(shape: ChainShape, first: Array) -> tuple[Array, Array, Array]:
+    """The first message, the least of its sums, and their logarithms added up."""
     axes = tuple(range(len(shape.message())))
     level = jnp.max(first, axes, keepdims=True)
     level = jnp.where(jnp.isfinite(level), level, 0.0)
     message = jnp.exp(first - level)
     start = jnp.sum(message, axes)
-    message, total = message / start, total + jnp.sum(level) + jnp.sum(jnp.log(start))
+    return message / start, jnp.min(start), jnp.sum(level) + jnp.sum(jnp.log(start))
 
-    def forwards(message: Array, own: Any) -> tuple[Array, Any]:
-        new = kind.advance(weights, message, *own, dense=True)
-        scale = jnp.sum(new, axes)
-        return new / scale, (message, scale)
 
-    def backwards(slope: Array, own: Any) -> tuple[Array, Any]:
-        *given, inverse = own
-        (before,) = jax.linear_transpose(lambda m: kind.advance(weights, m, *given, dense=True), slope)(slope)
-        return before * inverse, slope
+def nothing_lost(least: Array, scales: Array, highest: Array) -> Array:
+    """Whether underflow cost nothing: see above."""
+    tiny = float(jnp.finfo(scales.dtype).tiny)
+    return (jnp.minimum(jnp.min(scales), least) > tiny**0.5) & (jnp.max(highest) < tiny**-0.75)
 
-    streams = weights.moving, kind.opened
-    _, (messages, scales) = jax.lax.scan(forwards, message, streams)
-    # What goes back is λ / c: the division is then one multiplication at the end of a step.
-    inverse = 1 / jnp.concatenate([jnp.ones_like(scales[:1]), scales])
-    slope = jnp.broadcast_to(inverse[-1], message.shape)
-    slope, slopes = jax.lax.scan(backwards, slope, (*streams, inverse[:-1]), reverse=True)
-    total = total + jnp.sum(jnp.log(scales))
-    tiny = float(jnp.finfo(total.dtype).tiny)
-    highest = jnp.maximum(jnp.max(jnp.max(slopes, tuple(a + 1 for a in axes)) * scales), jnp.max(slope))
-    sound = (jnp.minimum(jnp.min(scales), jnp.min(start)) > tiny**0.5) & (highest < tiny**-0.75)
 
-    def every(w: _Weights) -> Array:
-        def one(message: Array, moving: Any, opened: Any) -> Array:
-            return kind.advance(_Weights((), w.fixed), message, moving, opened, dense=False)
-
-        return jax.vmap(one)(messages, w.moving, kind.opened)
-
-    (counts,) = jax.vjp(every, weights)[1](slopes)
-    gradient: list[Any] = [None] * len(later)
-    for i, count, weight in zip(kind.moving, counts.moving, weights.moving, strict=True):
-        gradient[i] = jnp.moveaxis(count * weight, 0, len(later[i].variables))
-    for i, count, weight in zip(kind.fixed, counts.fixed, weights.fixed, strict=True):
-        gradient[i] = jnp.expand_dims(count * weight, len(later[i].variables))
-    return (total, (message * slope, tuple(gradient))), sound
+def _scaled(shape: ChainShape, first: Array, later: tuple[Potential, ...]) -> tuple[tuple[Array, Gradient], Array]:
+    """log Σ and its derivatives on scaled probabilities, and whether nothing was lost to underflow."""
+    kind = Sorted(shape, later)
+    weights, total = kind.weights()
+    message, least, more = scaled_start(shape, first)
+    streams = Stream(weights.moving, kind.opened, None)
+    end, (messages, scales) = kind.forwards(weights.fixed, message, streams)
+    slope, counts = kind.backwards(weights.fixed, jnp.ones_like(end), messages, scales, streams)
+    total = total + more + jnp.sum(jnp.log(scales))
+    gradient = message * slope, kind.gradient(weights, counts, end)
+    return (total, gradient), nothing_lost(least, scales, counts.highest)
 
 
 def _lengths(shape: ChainShape) -> list[int]:

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from .._types import Array, Key, Leaf
+from ._chain_blocks import Laid, blocks, cut, laid, laid_potentials, log_total_of_blocks, value_and_gradient_of_blocks
 from ._chain_tables import (
     Chained,
     ChainShape,
@@ -23,7 +24,7 @@ from ._chain_tables import (
     total_values,
 )
 from ._factor import Factor
-from ._recursion import joint, log_sum, log_total, reduced, streams
+from ._recursion import joint, log_sum, log_total, reduced, streams, value_and_gradient
 from ._weighed import Weights, weighed_potential
 
 Slots = Sequence[Any]
@@ -49,17 +50,24 @@ class Chain(eqx.Module):
     method = "forward-backward"
 
     def prepare(self) -> Any:
-        """Sufficient statistics of the data."""
+        """Sufficient statistics of the data; of a long chain laid out in blocks."""
+        own, plain = blocks(self.shape), self._statistics()
+        if own is None:
+            return plain
+        return tuple(laid(f, p, self.shape, own, s) for f, p, s in zip(self.factors, self.places, plain, strict=True))
+
+    def _statistics(self) -> tuple[Any, ...]:
         return tuple(statistics_without_gate(f, p) for f, p in zip(self.factors, self.places, strict=True))
 
     def log_evidence(self, slots: Slots, prepared: Any, tilt: dict[str, Any] | None = None) -> Array:
         """L(slots). `tilt` adds to the log density of each value of each element: its gradient is q(z)."""
-        beginning, later = self._potentials(slots, prepared, tilt)
-        if self.shape.start == self.shape.length:
-            return jnp.sum(log_sum(beginning, len(self.shape.batch)))
-        lead = len(self.shape.message())
-        first = log_sum(beginning, len(self.shape.batch), keep=lead)
-        return log_total(self.shape, first, tuple(later))
+        first, later = self._opened(slots, prepared, tilt)
+        if later is None:
+            return jnp.sum(first)
+        own = blocks(self.shape)
+        if own is None:
+            return log_total(self.shape, first, later)
+        return log_total_of_blocks(self.shape, own, first, later)
 
     def expected_statistics(self, slots: Slots, prepared: Any, weights: Weights | None = None) -> tuple[Array, Slots]:
         """L and S = ∇L, one array per factor, shaped like its slots.
@@ -67,8 +75,21 @@ class Chain(eqx.Module):
         With `weights` the latents are not summed over: their values have these weights.
         """
         if weights is not None:
-            return jax.value_and_grad(lambda s: self._weighed(s, prepared, weights))(slots)
-        return jax.value_and_grad(lambda s: self.log_evidence(s, prepared))(slots)
+            return jax.value_and_grad(lambda s: self._weighed(s, weights))(slots)
+
+        def arrays(slots: Slots) -> Any:
+            first, later = self._opened(slots, prepared, None)
+            return (first, None if later is None else tuple(p.array for p in later)), later
+
+        (first, _), back, later = jax.vjp(arrays, slots, has_aux=True)
+        if later is None:
+            return jnp.sum(first), back((jnp.ones_like(first), None))[0]
+        own = blocks(self.shape)
+        if own is None:
+            total, gradient = value_and_gradient(self.shape, first, later)
+        else:
+            total, gradient = value_and_gradient_of_blocks(self.shape, own, first, later)
+        return total, back(gradient)[0]
 
     def marginals(self, slots: Slots) -> dict[str, Array]:
         """q(z = k) for every element of every latent: (values, [steps], batch...)."""
@@ -90,28 +111,45 @@ class Chain(eqx.Module):
             jax.nn.logsumexp,
         )
 
-    def _weighed(self, slots: Slots, prepared: Any, weights: Weights) -> Array:
+    def _weighed(self, slots: Slots, weights: Weights) -> Array:
         total = jnp.zeros(())
         for factor, place, s, own, gate in zip(
-            self.factors, self.places, slots, self.prepare() if prepared is None else prepared, self.gates, strict=True
+            self.factors, self.places, slots, self._statistics(), self.gates, strict=True
         ):
             p = potential(factor, place, self.shape, s, own)
             total = total + weighed_potential(Potential(p.variables, p.array, gate), place, self.shape, weights)
         return total
 
-    def _potentials(self, slots: Slots, prepared: Any, tilt: dict[str, Any] | None) -> tuple[Array, list[Potential]]:
-        """The log density of the first steps, over `beginning`, and the potentials of the others."""
-        shape = self.shape
+    def _opened(self, slots: Slots, prepared: Any, tilt: Any) -> tuple[Array, tuple[Potential, ...] | None]:
+        """log Σ over the first steps, for each value of the message after them if there are more; the potentials."""
         prepared = self.prepare() if prepared is None else prepared
+        beginning, later = self._potentials(slots, prepared, tilt)
+        if self.shape.start == self.shape.length:
+            return log_sum(beginning, len(self.shape.batch)), None
+        return log_sum(beginning, len(self.shape.batch), keep=len(self.shape.message())), tuple(later)
+
+    def _potentials(
+        self, slots: Slots, prepared: Any, tilt: dict[str, Any] | None, whole: bool = False
+    ) -> tuple[Array, list[Potential]]:
+        """The log density of the first steps, over `beginning`, and the potentials of the others.
+
+        These are `cut` where the chain is laid out in blocks, unless it is wanted as a `whole`.
+        """
+        shape = self.shape
+        own = None if whole else blocks(shape)
         axes, batch = shape.beginning(), len(shape.batch)
-        sizes = shape.sizes
-        beginning = jnp.zeros([sizes[n] for n, _ in axes] + list(shape.batch))
-        later = []
-        entries = []
-        for factor, place, s, own, gate, closed in zip(
+        beginning = jnp.zeros([shape.sizes[n] for n, _ in axes] + list(shape.batch))
+        later, entries = [], []
+        for factor, place, s, mine, gate, closed in zip(
             self.factors, self.places, slots, prepared, self.gates, self.closed, strict=True
         ):
-            p = potential(factor, place, shape, s, own)
+            if isinstance(mine, Laid):
+                assert own is not None
+                found, early = laid_potentials(factor, place, shape, own, s, mine)
+                later.append(found)
+                entries += [] if early is None else [early]
+                continue
+            p = potential(factor, place, shape, s, mine)
             entries.append((Potential(p.variables, p.array, gate, closed), place))
         for name, array in (tilt or {}).items():
             timed = any(name == n for n, _, _ in shape.latents)
@@ -123,7 +161,8 @@ class Chain(eqx.Module):
             for step in range(place.first, min(stop, shape.start)):
                 beginning = beginning + at_start(p, place, shape, step)
             if stop > shape.start:
-                later.append(in_time(p, place, shape.start, shape.length))
+                found = in_time(p, place, shape.start, shape.length)
+                later.append(found if own is None else cut(found, own))
         return beginning, merged(later)
 
     def _choose(
@@ -131,7 +170,7 @@ class Chain(eqx.Module):
     ) -> tuple[dict[str, Array], Array]:
         """Joint states and their log q: forwards by `reduction`, backwards by `pick`(step, log p (values, batch))."""
         shape = self.shape
-        beginning, later = self._potentials(slots, self.prepare(), None)
+        beginning, later = self._potentials(slots, self._statistics(), None, whole=True)
         lead, batch = len(shape.message()), len(shape.batch)
         first = reduced(beginning, batch, lead, reduction)
         sizes = shape.sizes
