@@ -17,7 +17,7 @@ from numpyro.primitives import Messenger
 
 from ._augment import Note, Rewritten, augment
 from ._densities import whole_density
-from ._links import Program, analyse, restricted, seams, trace
+from ._links import Program, analyse, evaluator, restricted, seams, trace
 from ._normalised import Unknowns, is_one
 from ._numbers import with_numbers
 from ._options import Sampling
@@ -166,7 +166,7 @@ def initial_values(
             found = _run(model, args, kwargs, key)
         return {name: jnp.asarray(found[name]["value"], _like(found[name]["value"]).dtype) for name in names}, left
 
-    compiled = jax.jit(start)
+    compiled = evaluator(start, keys[0])
     return [compiled(key) for key in keys]
 
 

@@ -18,6 +18,7 @@ from ._frontier import affine_part as affine_part
 from ._linear import linear_parts as linear_parts, seed as seed
 from ._program import (
     Program as Program,
+    evaluator as evaluator,
     is_concrete as is_concrete,
     restricted as restricted,
     seams as seams,

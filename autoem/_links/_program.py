@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -214,10 +215,10 @@ class _Flattener:
         return Unrolled(body, self.emit, operands, self.join).results()
 
 
-def _flatten(closed: ClosedJaxpr) -> Program:
+def _flatten(closed: ClosedJaxpr, unroll: bool = True) -> Program:
     flattener = _Flattener()
     inputs = [flattener.new(v.aval) for v in closed.jaxpr.invars]
-    outputs = flattener.walk(closed.jaxpr, closed.consts, inputs)
+    outputs = flattener.walk(closed.jaxpr, closed.consts, inputs, unroll)
     return Program(tuple(flattener.nodes), tuple(inputs), tuple(outputs), flattener.avals, flattener.known)
 
 
@@ -253,20 +254,37 @@ def _with_data_computed(program: Program) -> Program:
             traced.append(node)
     wanted = {i for node in (*traced, *late) for i in node.inputs} | set(program.outputs)
 
-    def run(nodes: list[Node], values: dict[int, Any]) -> dict[int, Any]:
-        values = dict(values)
-        for node in nodes:
-            values.update(zip(node.outputs, bind(node, [values[i] for i in node.inputs]), strict=True))
-        made = {i for node in nodes for i in node.outputs}
-        return {i: values[i] for i in made & wanted}
-
-    if early:
-        with jax.ensure_compile_time_eval():
-            used = {i for node in early for i in node.inputs} & set(known)
-            known.update(jax.jit(lambda values: run(early, values))({i: known[i] for i in used}))
-    if traced:
-        known.update(run(traced, known))
+    for part, eager in ((early, True), (traced, False)):
+        made = tuple(i for node in part for i in node.outputs if i in wanted)
+        needed = {i for node in part for i in node.inputs}
+        if made:
+            step = Program(tuple(part), (), made, program.avals, {i: v for i, v in known.items() if i in needed})
+            known.update(zip(made, _values(step) if eager else step(()), strict=True))
     return _without_dead_code(Program(tuple(late), program.inputs, program.outputs, program.avals, known))
+
+
+def _values(program: Program, inputs: Sequence[Any] = ()) -> list[Any]:
+    """Evaluate a program of numbers, compiled once for all of its structure."""
+    with jax.ensure_compile_time_eval():
+        return _evaluate(program, program.known, tuple(inputs)) if program.nodes else program(inputs)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _evaluate(program: Program, known: dict[int, Any], inputs: tuple[Any, ...]) -> list[Any]:
+    return program(inputs, known)
+
+
+def evaluator(function: Callable[..., Any], argument: Any) -> Callable[[Any], Any]:
+    """What `jax.jit(function)` is, less the work that no result needs; functions that do the same are compiled once.
+
+    Args:
+        function: of one array, to a tree of arrays; it is traced here.
+        argument: an example of that array.
+    """
+    closed, shape = jax.make_jaxpr(function, return_shape=True)(argument)
+    program, tree = _without_dead_code(_flatten(closed, unroll=False)), jax.tree.structure(shape)
+    numbers = is_concrete(*jax.tree.leaves(argument), *program.known.values())
+    return lambda value: jax.tree.unflatten(tree, _values(program, (value,)) if numbers else program((value,)))
 
 
 def _without_seams(program: Program) -> Program:
