@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
@@ -46,12 +47,12 @@ class Block:
 
     Attributes:
         evidence: the engine that runs.
-        detailed: the same where every latent has its place, for posterior distributions.
+        detailed: makes the same where every latent has its place, for posterior distributions.
         positions: of its factors.
     """
 
     evidence: Evidence
-    detailed: Evidence
+    detailed: Callable[[], Evidence]
     positions: tuple[int, ...]
 
 
@@ -209,7 +210,7 @@ def _group(
             _require_numerical(model, numerical, members, [n for n in everything if together.find(n) == root])
             sites = [(i, *relevant[i]) for i in positions]
             engine, at = lay_out_points(model, sites, numerical, members, axes[numerical[0]])
-            blocks.append(Block(engine, engine, at))
+            blocks.append(Block(engine, functools.partial(_same, engine), at))
             continue
         plain = [i for i in positions if not _continuous(relevant[i][1])]
         own = [relevant[i] for i in plain], members, [shapes[i] for i in plain]
@@ -224,13 +225,13 @@ def _group(
         if not touching:
             evidence = lay_out_chain(model, *own) if along else lay_out_discrete(model, *own)
             fast = distinct_rows(evidence, own[2]) if isinstance(evidence, Enumeration) else evidence
-            blocks.append(Block(fast, evidence, tuple(plain)))
+            blocks.append(Block(fast, functools.partial(_same, evidence), tuple(plain)))
             continue
         gaussians, conjugates = ([n for n in names if together.find(n) == root]
                                  for names in (model.gaussians, model.conjugates))  # fmt: skip
         if gaussians and conjugates and not members:
             engine, at = _scaled(model, complete, relevant, shapes, touching, gaussians, conjugates, designs)
-            blocks.append(Block(engine, engine, at))
+            blocks.append(Block(engine, functools.partial(_same, engine), at))
             continue
         if gaussians and conjugates:
             why = (
@@ -252,12 +253,13 @@ def _group(
             states = {n: laid.states[n] for n in members if n in laid.states}
             extra = evidence_factor(model, laid.fast.names, states, laid.cells)
             discrete = lay_out_discrete(model, *own, extra=extra)
-            fast = full = Mixed(laid.fast, discrete, {n: StaticArray(c) for n, c in laid.states.items()})
+            fast = Mixed(laid.fast, discrete, {n: StaticArray(c) for n, c in laid.states.items()})
+            full = functools.partial(_same, fast)
         blocks.append(Block(fast, full, (*touching, *plain)))
     outright = tuple(i for i, names in enumerate(hidden) if not names)
     if outright:
         evidence = Observed(tuple(factors[i] for i in outright), tuple(shapes[i] for i in outright))
-        blocks.append(Block(evidence, evidence, outright))
+        blocks.append(Block(evidence, functools.partial(_same, evidence), outright))
     return blocks
 
 
@@ -279,6 +281,10 @@ def _scaled(
         return lay_out_scaled(model, held, *own), (*first, *rest)
     except Refusal as refusal:
         raise Declined(dict.fromkeys((*gaussians, *conjugates), str(refusal))) from refusal
+
+
+def _same(evidence: Evidence) -> Evidence:
+    return evidence
 
 
 def _require_numerical(model: Model, numerical: Sequence[str], members: Sequence[str], found: Sequence[str]) -> None:

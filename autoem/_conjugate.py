@@ -57,7 +57,7 @@ def lay_out_conjugate(
         tuple(f for f, _ in relevant),
         states,
     )
-    return Laid(engine, engine, engine.cells, met)
+    return Laid(engine, lambda: engine, engine.cells, met)
 
 
 def _spread(compact: np.ndarray, batch: Sequence[int]) -> np.ndarray:

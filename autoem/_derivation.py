@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -248,20 +249,19 @@ class Derivation:
         closed_form: whether every M-step is in closed form.
         statistics: per site, the shape of its expected sufficient statistics: latent values, batch axes, features.
         machine: the modules that run.
-        detailed: the same, with every latent in its place: for posterior distributions.
         checks: per quadrature, how it compared with one of more nodes; empty before parameters are known.
     """
 
     def __init__(
-        self, model: Model, machine: Machine, detailed: Machine, skeletons: Sequence[Skeleton],
+        self, model: Model, machine: Machine, detailed: Callable[[], Machine], skeletons: Sequence[Skeleton],
         plans: Mapping[str, Plan], checks: Mapping[str, Check] | None = None,
     ) -> None:  # fmt: skip
         self.model = model
         self.machine = machine
-        self.detailed = detailed
+        self._detailed = detailed
         self.checks = dict(checks or {})
         self._parts = skeletons, plans
-        found = {n: self._latent(n) for n in model.latents} | {n: _gaussian(n, detailed) for n in model.gaussians}
+        found = {n: self._latent(n) for n in model.latents} | {n: _gaussian(n, machine) for n in model.gaussians}
         found |= {s.site.name: _conjugate(s, skeletons) for s in skeletons if s.site.role == "conjugate"}
         found |= {n: self._quadrature(n, e) for e, _ in machine.quadratures for n in e.names}
         found |= {n: self._sampled(n, e) for e, _ in machine.samplers for n in e.names}
@@ -280,7 +280,14 @@ class Derivation:
             [c.sentence for c in self.checks.values()],
         )  # fmt: skip
 
-    def with_machines(self, machine: Machine, detailed: Machine, checks: Mapping[str, Check]) -> Derivation:
+    @property
+    def detailed(self) -> Machine:
+        """The machine with every latent in its place: for posterior distributions."""
+        return self._detailed()
+
+    def with_machines(
+        self, machine: Machine, detailed: Callable[[], Machine], checks: Mapping[str, Check]
+    ) -> Derivation:
         """The same with other numbers of nodes, and how they compared."""
         return Derivation(self.model, machine, detailed, *self._parts, checks)
 
@@ -334,15 +341,15 @@ class Derivation:
         return self._page.markdown()
 
 
-def _gaussian(name: str, detailed: Machine) -> Found:
+def _gaussian(name: str, machine: Machine) -> Found:
     """A Gaussian latent, from the engine that holds it."""
-    scaled = next((e for e in detailed.evidences if isinstance(e, Scaled) and name in e.names), None)
+    scaled = next((e for e in machine.evidences if isinstance(e, Scaled) and name in e.names), None)
     if scaled is not None:
         what = " and ".join(scaled.scales.names)
         reason = f"{_GAUSSIAN}, with a precision in proportion to {what}, whose kernel takes up its log evidence"
         return Found("gaussian", "gaussian", True, reason)
-    engines = (e.continuous if isinstance(e, Mixed) else e for e in detailed.evidences)
-    note = next((e.along(name) for e in engines if isinstance(e, Gaussian) and name in e.places), "")
+    engines = (e.continuous if isinstance(e, Mixed) else e for e in machine.evidences)
+    note = next((e.along(name) for e in engines if isinstance(e, Gaussian) and name in e.names), "")
     if note:
         return Found("gaussian", "kalman", True, f"{_GAUSSIAN}: {note}")
     return Found("gaussian", "gaussian", True, _GAUSSIAN)
@@ -429,5 +436,7 @@ def derive(
         raise ValueError("e_step= says how to sample, but every latent of this model has an exact engine or a "
                          "quadrature; to sample a latent all the same, name it: e_step={'name': ...}.")  # fmt: skip
     machine = Machine(complete, tuple(b.evidence for b in blocks), positions, tuple(updates))
-    detailed = Machine(complete, tuple(b.detailed for b in blocks), positions, tuple(updates))
+    detailed = functools.cache(
+        lambda: Machine(complete, tuple(b.detailed() for b in blocks), positions, tuple(updates))
+    )
     return Derivation(read, machine, detailed, skeletons, plans)

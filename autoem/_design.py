@@ -85,8 +85,9 @@ def design_of(
     spread = None
     if site.role == "observed" and constant is not None:
         flat = np.broadcast_to(constant[0], (*constant.shape[1:-1], family.dim)).reshape(-1, family.dim)
-        live = np.broadcast_to(mass[..., None] * np.ones(1), (*constant.shape[1:-1], 1)).reshape(-1) > 0
-        spread = flat[live].std(0) if live.any() else None
+        if not mass.all():
+            flat = flat[np.broadcast_to(mass[..., None] > 0, (*constant.shape[1:-1], 1)).reshape(-1)]
+        spread = flat.std(0) if len(flat) else None
     log_base = 0.0
     if base is not None:
         full = np.broadcast_to(_plain(np.asarray(base, np.float64), ndim), site.batch_shape)
@@ -103,25 +104,46 @@ def _reference(
     constant = parts.get(("@0", -1))
     if constant is None or not columns.width or not constant.any():
         return reference
-    stack, at = [], 0
-    for number, width in zip(columns.numbers, columns.widths, strict=True):
-        part = parts.get(("@0", number))
-        stack.append(np.zeros((width, *([1] * (lead + ndim)), dim)) if part is None else part)
-        at += width
-    shape = np.broadcast_shapes(constant.shape[1:], *(s.shape[1:] for s in stack), (*kept, 1))
-    if columns.width * math.prod(shape) > _MOST:
+    found = [parts.get(("@0", number)) for number in columns.numbers]
+    shape = np.broadcast_shapes(constant.shape[1:], (*kept, 1), *(p.shape[1:] for p in found if p is not None))
+    if sum(p.size for p in (constant, *found) if p is not None) > _MOST:
         return reference
-    x = np.concatenate([np.broadcast_to(s, (s.shape[0], *shape)) for s in stack]) * mass[..., None]
-    y = np.broadcast_to(constant[0], shape) * mass[..., None]
-    axes = list(range(len(shape)))
-    out = [a for a in axes[:-1] if kept[a] > 1]
-    j, k = len(axes), len(axes) + 1
-    gram = np.einsum(x, [j, *axes], x, [k, *axes], [*out, j, k], optimize=True)
-    right = np.einsum(x, [j, *axes], y, axes, [*out, j], optimize=True)
+    ends = np.cumsum([0, *columns.widths])
+    live = [(slice(a, b), p) for a, b, p in zip(ends, ends[1:], found, strict=False) if p is not None and p.any()]
+    out = [a for a in range(len(shape) - 1) if kept[a] > 1]
+    over = (*(shape[a] for a in out), columns.width)
+    gram, right = np.zeros((*over, columns.width)), np.zeros(over)
+    weight = mass[None, ..., None]
+    for at, p in live:
+        right[..., at] = _summed([p, weight], constant, shape, out)[..., 0]
+        for other, q in live:
+            gram[..., at, other] = _summed([p, weight], q, shape, out)
     size = np.sqrt(np.maximum(np.einsum("...jj->...j", gram), 1e-300))
     scaled = gram / size[..., :, None] / size[..., None, :]
     solved = np.einsum("...jk,...k->...j", np.linalg.pinv(scaled, rcond=1e-9, hermitian=True), right / size) / size
     return solved.reshape(reference.shape)
+
+
+def _summed(left: Sequence[np.ndarray], right: np.ndarray, shape: Sequence[int], out: Sequence[int]) -> np.ndarray:
+    """Σ left × right over all axes but `out`, arrays (J, axes...) with length 1 where nothing varies: (out..., J, J').
+
+    An axis that has length 1 in all of them is not summed over but multiplied by.
+    """
+    first, second = len(shape), len(shape) + 1
+    operands: list[Any] = []
+    varying: set[int] = set()
+    for array, label in ((left[0], first), *((a, None) for a in left[1:]), (right, second)):
+        lead = array.ndim - len(shape)
+        axes = [a for a in range(-len(shape), 0) if array.shape[a] > 1]
+        own = [len(shape) + a for a in axes]
+        varying.update(own)
+        kept = array.reshape(([array.shape[0]] if label is not None and lead else []) + [array.shape[a] for a in axes])
+        operands += [kept, ([label] if label is not None else []) + own]
+    labels = [a for a in out if a in varying]
+    total = np.einsum(*operands, [*labels, first, second], optimize=True)
+    total = total * math.prod(shape[a] for a in range(len(shape)) if a not in varying and a not in out)
+    wide = total.reshape(*(shape[a] if a in labels else 1 for a in out), *total.shape[-2:])
+    return np.broadcast_to(wide, (*(shape[a] for a in out), *total.shape[-2:]))
 
 
 def rows_of(

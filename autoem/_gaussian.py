@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ import numpy as np
 
 from . import _cells
 from ._cells import Cells, Rows, compress_rows, find_cells, group_cells
+from ._copies import fewer, find_copies
 from ._design import Design, rows_of
 from ._evidence import Factor, Gaussian, Group, Picked, Piece, Place, StepPiece, Steps
 from ._laid import Laid
@@ -44,8 +46,68 @@ def lay_out(
     Raises:
         Refusal: too many coupled elements, or a cell that meets several elements of one discrete latent.
     """
+    copies = None if discrete else find_copies(shapes, designs, kept)
+    few = None if copies is None else fewer(copies, shapes, designs)
+    whole = functools.cache(lambda: _in_full(shapes, discrete, factors, designs, coordinates, kept))
+    if copies is not None and few is not None:
+        rows, fewer_shapes, fewer_designs = few
+        block = _arranged(fewer_shapes, discrete, fewer_designs, coordinates, kept)
+        if not block.steps:
+            groups = [replace(g, number=g.number * copies.count // rows, cells=np.full_like(g.cells, -1))
+                      for g in block.grouped(False)]  # fmt: skip
+            notes = _copied(groups, block.cells.size, copies.count)
+            fast = _engine(block, groups, factors, fewer_designs, kept, notes, {})
+            return Laid(fast, lambda: whole().full(), sum(int(g.number.sum()) for g in groups), {})
+    return whole()
+
+
+@dataclass(frozen=True)
+class _Arranged:
+    """A block's rows sorted into cells.
+
+    Attributes:
+        shapes: of the latents.
+        states: (name, values) of the discrete latents.
+        tables: rows of every site whose cells are factorised densely, compressed.
+        before: their numbers before that.
+        cells, levels: the partition.
+        used: (elements,) whether a row meets them.
+        steps: cells in levels.
+        met: per discrete latent, the element that each cell meets.
+    """
+
+    shapes: Mapping[str, tuple[int, ...]]
+    states: tuple[tuple[str, int], ...]
+    tables: list[Rows]
+    before: list[int]
+    cells: Cells
+    levels: Levels
+    used: np.ndarray
+    steps: list[StepGroup]
+    met: dict[str, np.ndarray]
+
+    @property
+    def dense(self) -> np.ndarray:
+        """(cells,) which are factorised densely."""
+        return self.levels.count == 0
+
+    def grouped(self, compress: bool) -> list[_cells.Group]:
+        """Those cells, by size and class."""
+        return group_cells(self.tables, self.cells, self.used, self.dense, compress)
+
+
+def _offsets(shapes: Mapping[str, tuple[int, ...]]) -> tuple[dict[str, int], dict[str, int]]:
+    """Per latent, how many elements it has and the number of its first."""
     sizes = {n: math.prod(s) for n, s in shapes.items()}
-    offsets = dict(zip(sizes, np.concatenate([[0], np.cumsum(list(sizes.values()))]).tolist(), strict=False))
+    return sizes, dict(zip(sizes, np.concatenate([[0], np.cumsum(list(sizes.values()))]).tolist(), strict=False))
+
+
+def _arranged(
+    shapes: Mapping[str, tuple[int, ...]], discrete: Mapping[str, tuple[int, tuple[int, ...]]],
+    designs: Sequence[Design], coordinates: Sequence[Mapping[str, Coordinates]], kept: Sequence[tuple[int, ...]],
+) -> _Arranged:  # fmt: skip
+    """Find cells and levels, compress rows. See `lay_out`."""
+    sizes, offsets = _offsets(shapes)
     total = sum(sizes.values())
     states = [(n, k) for n, (k, _) in discrete.items()]
     tables: Any = [rows_of(d, i, offsets, states, kept[i], _state_elements(d, c, discrete))
@@ -62,39 +124,58 @@ def lay_out(
     used = np.zeros(total, bool)
     for table in tables:
         used[table.elements[table.elements >= 0]] = True
-    groups = group_steps(split(tables, levels)[1], cells, levels)
-    if groups is None:
-        groups, levels = [], levels.none()
-    dense = levels.count == 0
-    largest = int(cells.size[dense].max(initial=0))
+    steps = group_steps(split(tables, levels)[1], cells, levels)
+    if steps is None:
+        steps, levels = [], levels.none()
+    largest = int(cells.size[levels.count == 0].max(initial=0))
     if largest > _LARGEST:
         raise Refusal(
             f"{largest} elements of the latents {', '.join(map(repr, shapes))} are coupled with each other, and not "
             f"along a chain of few elements a step; autoem factorises at most {_LARGEST} densely."
         )
     tables = split(tables, levels)[0]
-    rows = [t.size for t in tables]
+    before = [t.size for t in tables]
     tables = [compress_rows(t) for t in tables]
-    full = group_cells(tables, cells, used, dense, compress=False)
-    fast = full if discrete else group_cells(tables, cells, used, dense, compress=True)
-    notes = (*_notes(designs, rows, tables, full, fast, cells.size[dense]), *(_step_note(g) for g in groups))
+    return _Arranged(shapes, tuple(states), tables, before, cells, levels, used, steps, states_met)
 
-    def engine(some: Sequence[_cells.Group], places: dict[str, Place]) -> Gaussian:
-        return Gaussian(
-            groups=(*(_module(g, designs, kept) for g in some), *(_steps(g, designs, kept) for g in groups)),
-            factors=tuple(factors),
-            latents=tuple(states),
-            places=places,
-            cells=tuple(np.asarray(g.cells) for g in (*some, *groups)),
-            log_base=np.asarray(sum(d.log_base for d in designs), jnp.result_type(float)),
-            names=tuple(shapes),
-            notes=notes,
-            count=len(cells.size),
-        )
 
-    places = _places([*full, *groups], cells, levels, sizes, offsets, used)
-    whole = engine(full, places)
-    return Laid(whole if fast is full else engine(fast, {}), whole, len(cells.size), states_met)
+def _in_full(
+    shapes: Mapping[str, tuple[int, ...]], discrete: Mapping[str, tuple[int, tuple[int, ...]]],
+    factors: Sequence[Factor], designs: Sequence[Design], coordinates: Sequence[Mapping[str, Coordinates]],
+    kept: Sequence[tuple[int, ...]],
+) -> Laid:  # fmt: skip
+    """Every cell in its place, and cells summed up where that is possible. See `lay_out`."""
+    block = _arranged(shapes, discrete, designs, coordinates, kept)
+    full = block.grouped(False)
+    fast = full if discrete else block.grouped(True)
+    notes = (*_notes(designs, block, full, fast), *(_step_note(g) for g in block.steps))
+    places = _places([*full, *block.steps], block)
+    whole = _engine(block, full, factors, designs, kept, notes, places)
+    # The chains come last, among the groups and among the notes.
+    number = {n: int(np.max(p.group, initial=0)) for n, p in places.items()}
+    chained = tuple((n, notes[i - len(whole.groups)]) for n, i in number.items() if i >= len(full))
+    whole = replace(whole, chained=chained)
+    running = whole if fast is full else replace(
+        _engine(block, fast, factors, designs, kept, notes, {}), chained=chained)  # fmt: skip
+    return Laid(running, lambda: whole, len(block.cells.size), block.met)
+
+
+def _engine(
+    block: _Arranged, groups: Sequence[_cells.Group], factors: Sequence[Factor], designs: Sequence[Design],
+    kept: Sequence[tuple[int, ...]], notes: tuple[str, ...], places: dict[str, Place],
+) -> Gaussian:  # fmt: skip
+    """The engine for some groups of densely factorised cells and all chains."""
+    return Gaussian(
+        groups=(*(_module(g, designs, kept) for g in groups), *(_steps(g, designs, kept) for g in block.steps)),
+        factors=tuple(factors),
+        latents=block.states,
+        places=places,
+        cells=tuple(np.asarray(g.cells) for g in (*groups, *block.steps)),
+        log_base=np.asarray(sum(d.log_base for d in designs), jnp.result_type(float)),
+        names=tuple(block.shapes),
+        notes=notes,
+        count=len(block.cells.size),
+    )
 
 
 def _state_elements(
@@ -273,11 +354,10 @@ def _parts(piece: Any, design: Design) -> Parts | None:
     return single_parts(piece, first, 1 + design.columns.width)
 
 
-def _places(
-    groups: Sequence[_cells.Group | StepGroup], cells: Cells, levels: Levels, sizes: Mapping[str, int],
-    offsets: Mapping[str, int], used: np.ndarray,
-) -> dict[str, Place]:  # fmt: skip
+def _places(groups: Sequence[_cells.Group | StepGroup], block: _Arranged) -> dict[str, Place]:
     """Where every element is."""
+    cells, levels = block.cells, block.levels
+    sizes, offsets = _offsets(block.shapes)
     count = len(cells.size)
     widths = np.array([g.width if isinstance(g, StepGroup) else 0 for g in groups])
     where = np.zeros((3, count), int)
@@ -290,33 +370,44 @@ def _places(
         group, row, member = where[:, cells.cell[at]]
         along = widths[group] > 0
         slot = np.where(along, levels.level[at] * widths[group] + levels.slot[at], cells.slot[at])
-        result[name] = Place(group, row, member, slot, cells.cell[at], used[at])
+        result[name] = Place(group, row, member, slot, cells.cell[at], block.used[at])
     return result
 
 
 def _notes(
-    designs: Sequence[Design], sizes: Sequence[int], tables: Sequence[Rows], full: Sequence[_cells.Group],
-    fast: Sequence[_cells.Group], cells: np.ndarray,
-) -> tuple[str, ...]:  # fmt: skip
-    """Of the cells that are factorised densely, of these sizes."""
-    notes = []
-    count, classes = len(cells), sum(len(g.real) for g in full)
-    largest = int(cells.max(initial=0))
-    if not count:
+    designs: Sequence[Design], block: _Arranged, full: Sequence[_cells.Group], fast: Sequence[_cells.Group]
+) -> tuple[str, ...]:
+    """Of the cells that are factorised densely."""
+    cells = block.cells.size[block.dense]
+    if not len(cells):
         return ()
-    cell = "1 cell" if count == 1 else f"{count} cells"
-    notes.append(f"{cell} of at most {largest} coupled elements; {classes} distinct precision"
-                 f"{'' if classes == 1 else 's'} to factorise per iteration")  # fmt: skip
-    for design, table, rows in zip(designs, tables, sizes, strict=True):
+    notes = [_sizes(len(cells), int(cells.max(initial=0)), full)]
+    for design, table, rows in zip(designs, block.tables, block.before, strict=True):
         if table.size < rows:
             notes.append(
                 f"the {rows} rows of {design.site.name} were replaced by {table.size} with the same cross-products"
             )
     before, after = sum(g.valid.size for g in full), sum(g.valid.size for g in fast)
     if after < before:
-        notes.append(f"the {before} cells were summed up before the loop: an iteration sees {after} with the same "
-                     "second moments")  # fmt: skip
+        notes.append(_summed(before, after))
     return tuple(notes)
+
+
+def _copied(groups: Sequence[_cells.Group], sizes: np.ndarray, copies: int) -> tuple[str, ...]:
+    """Of cells that repeat over independent copies."""
+    count = sum(int(g.number.sum()) for g in groups)
+    note = _sizes(count, int(sizes.max(initial=0)), groups)
+    return f"{note}, over {copies} independent copies", _summed(count, sum(g.valid.size for g in groups))
+
+
+def _sizes(count: int, largest: int, groups: Sequence[_cells.Group]) -> str:
+    classes = sum(len(g.real) for g in groups)
+    return (f"{'1 cell' if count == 1 else f'{count} cells'} of at most {largest} coupled elements; {classes} distinct "
+            f"precision{'' if classes == 1 else 's'} to factorise per iteration")  # fmt: skip
+
+
+def _summed(before: int, after: int) -> str:
+    return f"the {before} cells were summed up before the loop: an iteration sees {after} with the same second moments"
 
 
 def _step_note(group: StepGroup) -> str:

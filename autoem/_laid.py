@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,12 +16,12 @@ class Laid:
 
     Attributes:
         fast: the engine that runs.
-        full: the same with every cell in its place, for posterior distributions.
+        full: makes the same with every cell in its place, for posterior distributions.
         cells: number of cells: latent elements that are independent of all others given the discrete latents.
         states: per discrete latent, the flat number of its element that each cell meets: (cells,), -1 for none.
     """
 
     fast: Gaussian | Conjugate
-    full: Gaussian | Conjugate
+    full: Callable[[], Gaussian | Conjugate]
     cells: int
     states: dict[str, np.ndarray]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -37,8 +38,8 @@ def _with_nodes(machine: Machine, nodes: dict[str, int]) -> Machine:
 
 
 def _moved(derivation: Derivation, nodes: dict[str, int], checks: dict[str, Check]) -> Derivation:
-    machines = _with_nodes(derivation.machine, nodes), _with_nodes(derivation.detailed, nodes)
-    return derivation.with_machines(*machines, checks)
+    detailed = functools.cache(lambda: _with_nodes(derivation.detailed, nodes))
+    return derivation.with_machines(_with_nodes(derivation.machine, nodes), detailed, checks)
 
 
 def _check(rungs: tuple[int, ...], totals: np.ndarray) -> Check:
@@ -107,7 +108,7 @@ def fit(
         before, after = ([e.nodes for e, _ in d.machine.quadratures] for d in (derivation, finer))
         if before == after or left < 1:
             # Without steps left the nodes that were used are those that are reported.
-            derivation = derivation.with_machines(derivation.machine, derivation.detailed, finer.checks)
+            derivation = derivation.with_machines(derivation.machine, lambda d=derivation: d.detailed, finer.checks)
             break
         derivation = finer
         states = [s._replace(params=jax.tree.map(lambda a, i=i: np.asarray(a)[i], carry.params))

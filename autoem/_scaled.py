@@ -44,7 +44,7 @@ def lay_out_scaled(
         Refusal: the precision of some row of a cell is not in proportion to the same element as that of another.
     """
     laid = lay_out_conjugate(model, conjugates, others, shapes)
-    scales = laid.full
+    scales = laid.full()
     assert isinstance(scales, Conjugate)
     starts = dict(zip(scales.names, np.cumsum([0, *(p.size for p in scales.parts)]).tolist(), strict=False))
     coordinates = []
@@ -69,7 +69,7 @@ def lay_out_scaled(
             f"elements of {', '.join(map(repr, gaussians))} that are coupled with each other have precisions in "
             f"proportion to different elements of {', '.join(map(repr, conjugates))}: jointly they are not conjugate"
         ) from refusal
-    gaussian = found.full
+    gaussian = found.full()
     assert isinstance(gaussian, Gaussian)
     gaussian = replace(gaussian, latents=())
     rows, elements = _counts(gaussian)

@@ -57,18 +57,18 @@ def started(derivation: Derivation, states: list[EMState], run: Run) -> list[EMS
     Returns:
         As many states: of several, every second one starts from data; a single one is the best of some short runs.
     """
-    machine, whole = derivation.machine, derivation.detailed
+    machine = derivation.machine
     sites = {n: p for n, p in derivation.model.parameters.items() if p.is_site}
     if not sites or not is_concrete(*jax.tree.leaves(machine.complete.known)):
         return states
     data = _can_start_from_data(machine)
     if len(states) > 1:
-        return [_from_data(whole, s, sites, 0) if data and i % 2 else s for i, s in enumerate(states)]
+        return [_from_data(derivation.detailed, s, sites, 0) if data and i % 2 else s for i, s in enumerate(states)]
     (drawn,) = states
     if data:
         size = sum(math.prod(shape) for e in machine.evidences for shape in _axes(e).values())
         count = FROM_DATA[0] if size <= _CHEAP else FROM_DATA[1]
-        candidates = [drawn, *(_from_data(whole, drawn, sites, i) for i in range(count))]
+        candidates = [drawn, *(_from_data(derivation.detailed, drawn, sites, i) for i in range(count))]
         reached = np.asarray([_reached(*run(machine, [s], SHORT)) for s in candidates])
         return [candidates[int(np.argmax(reached))]]
     for candidate in (drawn, *(_uniform(drawn, sites, i) for i in range(len(_RADII)))):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpyro
 
-from . import augmented, chains, latent_classes, mixtures, startup, state_space
+from . import augmented, chains, gaussian, latent_classes, mixtures, startup, state_space
 
 BENCHMARKS = {
     "full": mixtures.full,
@@ -20,6 +20,8 @@ BENCHMARKS = {
     "counts": augmented.counts,
     "chain": chains.one_sequence,
     "chains": chains.many_sequences,
+    "factor_analysis": gaussian.factors,
+    "mixed_model": gaussian.mixed,
     "state_space": state_space.time_invariant,
     "import": startup.imports,
     "compile": startup.compiles,

@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
+from jax import random
 from numpyro.contrib.control_flow import scan
 from numpyro.distributions import constraints
 
@@ -131,3 +132,26 @@ def state_space(y, d):
         return z, None
 
     scan(step, first, y[1:])
+
+
+def factor_analysis(x, k):
+    """Factor analysis: k factors, a noise for each column."""
+    d = x.shape[1]
+    loadings = numpyro.param("loadings", lambda key: random.normal(key, (d, k)))
+    mean = numpyro.param("mean", jnp.zeros(d))
+    scales = numpyro.param("scales", jnp.ones(d), constraint=constraints.positive)
+    with numpyro.plate("rows", len(x)):
+        z = numpyro.sample("z", dist.Normal(jnp.zeros(k), 1.0).to_event(1))
+        numpyro.sample("x", dist.Normal(mean + z @ loadings.T, scales).to_event(1), obs=x)
+
+
+def growth(group, time, y):
+    """Linear mixed model: an intercept and a slope for every group, which correlate."""
+    fixed = numpyro.param("fixed", jnp.zeros(2))
+    covariance = numpyro.param("covariance", jnp.eye(2), constraint=constraints.positive_definite)
+    sigma = numpyro.param("sigma", 1.0, constraint=constraints.positive)
+    with numpyro.plate("groups", int(group.max()) + 1):
+        own = numpyro.sample("own", dist.MultivariateNormal(jnp.zeros(2), covariance))
+    mean = fixed[0] + own[group, 0] + (fixed[1] + own[group, 1]) * time
+    with numpyro.plate("rows", len(y)):
+        numpyro.sample("y", dist.Normal(mean, sigma), obs=y)

@@ -149,3 +149,53 @@ def test_elements_of_one_event_with_a_state_each():
     weights = density / density.sum(1, keepdims=True)
     means = (locs + 4 * y[:, None]) / 5
     assert_allclose(posterior.mean, (weights * means).sum(1), rtol=1e-8)
+
+
+def repeated(x, covariate, weight):
+    """Two latents per copy, one of them shared with another site; a covariate that differs between copies."""
+    n, d = x.shape
+    mean, loadings = numpyro.param("mean", jnp.zeros(d)), numpyro.param("loadings", jnp.ones((d, 2)))
+    slope = numpyro.param("slope", 0.0)
+    scales = numpyro.param("scales", jnp.ones(d), constraint=constraints.positive)
+    with numpyro.plate("copies", n):
+        z = numpyro.sample("z", dist.Normal(jnp.zeros(2), 1.0).to_event(1))
+        u = numpyro.sample("u", dist.Normal(z[:, 0] + slope * covariate, 0.5))
+        with numpyro.handlers.scale(scale=weight):
+            numpyro.sample("x", dist.Normal(mean + z @ loadings.T + u[:, None], scales).to_event(1), obs=x)
+
+
+REPEATED = {"mean": jnp.array([1.0, -2.0, 0.5]), "slope": jnp.asarray(0.7), "scales": jnp.array([0.5, 1.0, 2.0]),
+            "loadings": jnp.array([[1.0, 0.2], [-0.5, 0.3], [0.8, -1.1]])}  # fmt: skip
+
+
+def test_independent_copies_are_summed_up_before_the_block_is_laid_out():
+    rng = np.random.default_rng(0)
+    x, covariate = 1e3 + rng.normal(size=(60, 3)), 5 + rng.normal(size=60)
+    em, args = autoem.EM(repeated), (x, covariate, 1.0)
+    derivation = em.derive(*args)
+    assert "over 60 independent copies" in str(derivation)
+    loadings = np.concatenate([np.asarray(REPEATED["loadings"]), np.ones((3, 1))], 1)
+    prior = np.array([[1.0, 0.0, 1.0], [0.0, 1.0, 0.0], [1.0, 0.0, 1.25]])
+    covariance = loadings @ prior @ loadings.T + np.diag(np.asarray(REPEATED["scales"]) ** 2)
+    mean = np.asarray(REPEATED["mean"]) + 0.7 * covariate[:, None]
+    expected = sum(dist.MultivariateNormal(m, covariance).log_prob(row) for m, row in zip(mean, x, strict=True))
+    assert_allclose(em.log_likelihood(REPEATED, *args), expected, rtol=1e-12)
+    (_, fast), (_, full) = (m.e_step(REPEATED, m.prepare()) for m in (derivation.machine, derivation.detailed))
+    for found, plain in zip(fast, full, strict=True):
+        assert_allclose(found, plain, rtol=1e-9, atol=1e-9 * np.max(np.abs(plain)))
+    gain = prior @ loadings.T @ np.linalg.inv(covariance)
+    own = np.stack([np.zeros(60), np.zeros(60), 0.7 * covariate], 1) + (x - mean) @ gain.T
+    posterior = em.posterior(REPEATED, *args)
+    assert_allclose(posterior["z"].mean, own[:, :2], rtol=1e-8, atol=1e-10)
+    assert_allclose(posterior["u"].mean, own[:, 2], rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("weight", [np.where(np.arange(60) % 2, 1.0, 2.0), np.asarray(2.0)])
+def test_copies_must_have_the_same_weight(weight):
+    rng = np.random.default_rng(0)
+    x, covariate = rng.normal(size=(60, 3)), rng.normal(size=60)
+    em, args = autoem.EM(repeated), (x, covariate, weight)
+    derivation = em.derive(*args)
+    assert ("independent copies" in str(derivation)) == (np.ndim(weight) == 0)
+    values = [m.log_likelihood(REPEATED) for m in (derivation.machine, derivation.detailed)]
+    assert_allclose(*values, rtol=1e-12)

@@ -40,6 +40,7 @@ LAYERS = (
     "_rows",
     "_cells",
     "_design",
+    "_copies",
     "_conjugacy",
     "_factors",
     "_levels",

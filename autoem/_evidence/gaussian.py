@@ -169,8 +169,9 @@ class Gaussian(eqx.Module):
         places: latent name -> where its elements are (in a layout without compression).
         cells: per group, (Q, n) numbers of the cells, -1 for none (in a layout without compression).
         log_base: log density whatever the parameters.
-        notes: what was shared or summed beforehand, for the page; the last ones are one for each group in levels.
+        notes: what was shared or summed beforehand, for the page.
         count: number of cells.
+        chained: (latent, how its chain is eliminated) pairs.
     """
 
     groups: tuple[Group | Steps, ...]
@@ -182,14 +183,13 @@ class Gaussian(eqx.Module):
     names: tuple[str, ...] = eqx.field(static=True)
     notes: tuple[str, ...] = eqx.field(static=True)
     count: int = eqx.field(static=True)
+    chained: tuple[tuple[str, str], ...] = eqx.field(static=True, default=())
 
     method = "gaussian"
 
     def along(self, name: str) -> str:
-        """How the chain is eliminated that a latent is in; "" where it is in none (in a layout without compression)."""
-        number = int(np.max(self.places[name].group, initial=0))
-        # The chains come last, among the groups and among the notes.
-        return self.notes[number - len(self.groups)] if isinstance(self.groups[number], Steps) else ""
+        """How the chain is eliminated that a latent is in; "" where it is in none."""
+        return dict(self.chained).get(name, "")
 
     @property
     def chained(self) -> bool:
