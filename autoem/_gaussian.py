@@ -153,10 +153,10 @@ def _in_full(
     whole = _engine(block, full, factors, designs, kept, notes, places)
     # The chains come last, among the groups and among the notes.
     number = {n: int(np.max(p.group, initial=0)) for n, p in places.items()}
-    chained = tuple((n, notes[i - len(whole.groups)]) for n, i in number.items() if i >= len(full))
-    whole = replace(whole, chained=chained)
+    recursions = tuple((n, notes[i - len(whole.groups)]) for n, i in number.items() if i >= len(full))
+    whole = replace(whole, recursions=recursions)
     running = whole if fast is full else replace(
-        _engine(block, fast, factors, designs, kept, notes, {}), chained=chained)  # fmt: skip
+        _engine(block, fast, factors, designs, kept, notes, {}), recursions=recursions)  # fmt: skip
     return Laid(running, lambda: whole, len(block.cells.size), block.met)
 
 

@@ -171,7 +171,7 @@ class Gaussian(eqx.Module):
         log_base: log density whatever the parameters.
         notes: what was shared or summed beforehand, for the page.
         count: number of cells.
-        chained: (latent, how its chain is eliminated) pairs.
+        recursions: (latent, how its chain is eliminated) pairs.
     """
 
     groups: tuple[Group | Steps, ...]
@@ -183,13 +183,13 @@ class Gaussian(eqx.Module):
     names: tuple[str, ...] = eqx.field(static=True)
     notes: tuple[str, ...] = eqx.field(static=True)
     count: int = eqx.field(static=True)
-    chained: tuple[tuple[str, str], ...] = eqx.field(static=True, default=())
+    recursions: tuple[tuple[str, str], ...] = eqx.field(static=True, default=())
 
     method = "gaussian"
 
     def along(self, name: str) -> str:
         """How the chain is eliminated that a latent is in; "" where it is in none."""
-        return dict(self.chained).get(name, "")
+        return dict(self.recursions).get(name, "")
 
     @property
     def chained(self) -> bool:
