@@ -254,13 +254,14 @@ class Derivation:
 
     def __init__(
         self, model: Model, machine: Machine, detailed: Callable[[], Machine], skeletons: Sequence[Skeleton],
-        plans: Mapping[str, Plan], checks: Mapping[str, Check] | None = None,
+        plans: Mapping[str, Plan], checks: Mapping[str, Check] | None = None, pace: str = "",
     ) -> None:  # fmt: skip
         self.model = model
         self.machine = machine
         self._detailed = detailed
         self.checks = dict(checks or {})
         self._parts = skeletons, plans
+        self._pace = pace
         found = {n: self._latent(n) for n in model.latents} | {n: _gaussian(n, machine) for n in model.gaussians}
         found |= {s.site.name: _conjugate(s, skeletons) for s in skeletons if s.site.role == "conjugate"}
         found |= {n: self._quadrature(n, e) for e, _ in machine.quadratures for n in e.names}
@@ -277,7 +278,7 @@ class Derivation:
         self.statistics = {f.site: s.shape for f, s in zip(machine.complete.factors, slots, strict=True)}
         self._page = page(
             model, machine.complete, machine.evidences, skeletons, machine.updates, plans, self.statistics,
-            [c.sentence for c in self.checks.values()],
+            [c.sentence for c in self.checks.values()], pace,
         )  # fmt: skip
 
     @property
@@ -289,7 +290,7 @@ class Derivation:
         self, machine: Machine, detailed: Callable[[], Machine], checks: Mapping[str, Check]
     ) -> Derivation:
         """The same with other numbers of nodes, and how they compared."""
-        return Derivation(self.model, machine, detailed, *self._parts, checks)
+        return Derivation(self.model, machine, detailed, *self._parts, checks, self._pace)
 
     def _latent(self, name: str) -> Found:
         site = self.model.hidden[name]
@@ -414,6 +415,7 @@ def derive(
     leaves: bool = False,
     augmented: bool = True,
     sampled: Mapping[str, Sampling] | Sampling | None = None,
+    pace: str = "",
 ) -> Derivation:
     """Read a model and derive its EM algorithm.
 
@@ -423,6 +425,7 @@ def derive(
         maximize, flat: as in `EM`.
         leaves, augmented: as in `read_model`.
         sampled: latents that are to be sampled, and how; or how to sample where that is needed.
+        pace: how `run` goes from step to step, for the page.
 
     Raises:
         ValueError: bad input.
@@ -439,4 +442,4 @@ def derive(
     detailed = functools.cache(
         lambda: Machine(complete, tuple(b.detailed() for b in blocks), positions, tuple(updates))
     )
-    return Derivation(read, machine, detailed, skeletons, plans)
+    return Derivation(read, machine, detailed, skeletons, plans, pace="" if machine.samplers else pace)

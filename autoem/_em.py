@@ -19,15 +19,19 @@ from ._derivation import Derivation, Machine, derive
 from ._family import LOG_ZERO
 from ._loop import VERDICTS, Carry, loop
 from ._model import initial_values
-from ._options import Sampling, check_sampling
+from ._options import SQUAREM, Sampling, check_acceleration, check_sampling
 from ._params import checked, complete_params, require_distinct, require_strict
 from ._refine import fit, refined
 from ._result import EMResult, EMState, Status
 from ._saddles import climbing
+from ._squarem import Squared
 from ._starts import started
 from ._types import Array, Key, Params, Refusal
 from ._uncertainty import certify, standard_errors
 from ._update import FLOORED, SENTENCES
+
+_PATIENCE = 50
+"""EM steps after which a fit that is still under way is extrapolated, unless the user says when."""
 
 
 @eqx.filter_jit
@@ -59,6 +63,8 @@ class EM:
             parameters, the log-likelihood and the standard errors are those of the model as written.
         e_step: how to sample latents: a `MonteCarlo` or `SAEM` for all that no exact engine and no quadrature takes, or
             a dict, latent name -> such an object, to sample those latents whatever engine there is.
+        acceleration: a `SQUAREM` to extrapolate EM's steps in `run`; True: from step 51 on, where a fit is still under
+            way and nothing is sampled; False: plain EM. `update` is one plain EM step in any case.
 
     Raises:
         ValueError: on bad names, from the first method that sees data.
@@ -74,10 +80,12 @@ class EM:
         check: bool = False,
         augment: bool = True,
         e_step: Mapping[str, Sampling] | Sampling | None = None,
+        acceleration: SQUAREM | bool = True,
     ) -> None:
         if not callable(model):
             raise TypeError(f"EM needs a model, a callable; got {type(model).__name__}.")
         check_sampling(e_step)
+        check_acceleration(acceleration)
         self.model = model
         self.maximize = maximize
         self.flat = flat
@@ -85,6 +93,7 @@ class EM:
         self.check = check
         self.augment = augment
         self.e_step = e_step
+        self.acceleration = acceleration
         functools.update_wrapper(self, model)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -99,7 +108,10 @@ class EM:
             NotImplementedError: a part of the model that autoem declines, or with `strict`, does not do in closed form.
         """
         derivation = derive(self.model, args, kwargs, self.maximize, self.flat, augmented=self.augment,
-                            sampled=self.e_step)  # fmt: skip
+                            sampled=self.e_step, pace=self._pace)  # fmt: skip
+        if isinstance(self.acceleration, SQUAREM) and derivation.machine.samplers:
+            raise ValueError(f"acceleration=SQUAREM(...) cannot be honoured: {list(derivation.model.points)} are "
+                             "sampled, and noise would be extrapolated too. Leave acceleration out.")  # fmt: skip
         if self.strict:
             require_strict(derivation)
         if self.check and derivation.model.points:
@@ -211,7 +223,8 @@ class EM:
                 raise RuntimeError(result.status.value)
             return result
         limits = bounds(derivation)
-        run = functools.partial(loop, tol=tol, progress_bar=progress_bar, limits=limits)
+        run = functools.partial(loop, tol=tol, progress_bar=progress_bar, limits=limits,
+                                squared=self._squared(derivation))  # fmt: skip
         quiet = functools.partial(loop, tol=tol, progress_bar=False, limits=limits)
         if init_state is None and not init_params:
             states = started(derivation, states, quiet)
@@ -254,6 +267,26 @@ class EM:
             derivation=derivation,
             restarts=finals if num_restarts > 1 else None,
         )
+
+    @property
+    def _after(self) -> int:
+        """Plain EM steps before the first extrapolation."""
+        return self.acceleration.after if isinstance(self.acceleration, SQUAREM) else _PATIENCE
+
+    @property
+    def _pace(self) -> str:
+        """How `run` goes from step to step, for the derivation's page."""
+        if self.acceleration is False:
+            return ""
+        return (f"from step {self._after + 1} on, EM steps are taken further by squared extrapolation (SQUAREM): two "
+                "steps say where they lead, and that point is kept where the objective is not lower there")  # fmt: skip
+
+    def _squared(self, derivation: Derivation) -> Squared | None:
+        """How `run` extrapolates."""
+        if self.acceleration is False:
+            return None
+        after = self._after
+        return Squared({n: p.constraint for n, p in derivation.model.parameters.items()}, after)
 
     def log_likelihood(self, params: Params, *args: Any, **kwargs: Any) -> Array:
         """Observed-data log-likelihood, every constant included, without the priors of maximised sites.

@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 from ._boundary import Bounds, towards_zero
 from ._derivation import Machine
 from ._result import EMState, Status
+from ._squarem import BASE, SECOND, TRIAL, Memory, Squared, after_step
 from ._types import Array, Params
 from ._update import FLOORED
 
@@ -28,16 +29,18 @@ _PATIENCE = 200
 
 
 class Carry(NamedTuple):
-    """Loop state: parameters, last objective and its last two increases, last step length, verdict."""
+    """Loop state: parameters, last objective and its last increase, last step length, verdict, a cycle's memory."""
 
     params: Params
     flags: dict[str, Any]
     objective: Any
+    log_likelihood: Any
     increase: Any
     length: Any
     calm: Any
     verdict: Any
     steps: Any
+    memory: Any
 
 
 _RUNNING, _DONE, _FELL, _BROKE, _FLOOR = 0, 1, 2, 3, 4
@@ -48,6 +51,19 @@ VERDICTS = {
     _BROKE: Status.NONFINITE,
     _FLOOR: Status.DEGENERATE,
 }
+
+
+class _Step(NamedTuple):
+    """One EM step: at which parameters, to which, and how far; `slack` is what a quadrature's error may lose."""
+
+    old: Params
+    new: Params
+    flags: dict[str, Any]
+    log_likelihood: Array
+    objective: Array
+    length: Array
+    finite: Array
+    slack: Array | float
 
 
 def _distance(new: Params, old: Params) -> Array:
@@ -63,37 +79,69 @@ def _remaining(step: Array, previous: Array) -> Array:
     return jnp.where(step == 0, 0.0, jnp.where((previous > 0) & (rate < 1), jnp.maximum(left, 0.0), jnp.inf))
 
 
-def _step(machine: Machine, prepared: Any, carry: Carry, tol: Array) -> tuple[Carry, Array, Array]:
-    log_likelihood, statistics = machine.e_step(carry.params, prepared)
-    objective = log_likelihood + machine.complete.log_prior(carry.params)
-    params, flags = machine.m_step(carry.params, statistics)
-    eps = float(jnp.finfo(objective.dtype).eps)
-    noise = 8 * eps * jnp.abs(objective)
-    increase = objective - carry.objective
-    length = _distance(params, carry.params)
-    # In single precision differences of log-likelihoods are mostly rounding: there the parameters decide.
-    still = (jnp.abs(increase) <= noise) | (_remaining(jnp.abs(increase), jnp.abs(carry.increase)) <= tol)
-    # A last digit that goes to and fro is no step: Newton's search ends there.
-    near = (_remaining(length, carry.length) <= max(eps**0.5 * 50, 1e-6)) | (length <= 100 * eps)
-    calm = jnp.where(still & near, carry.calm + 1, 0)
+def _taken(machine: Machine, prepared: Any, params: Params) -> _Step:
+    log_likelihood, statistics = machine.e_step(params, prepared)
+    objective = log_likelihood + machine.complete.log_prior(params)
+    new, flags = machine.m_step(params, statistics)
+    finite = functools.reduce(
+        jnp.logical_and, [jnp.all(jnp.isfinite(v)) for v in new.values()], jnp.isfinite(objective)
+    )
     # A quadrature's own error changes from step to step, within what its check allows.
     slack = 1e-6 * jnp.maximum(jnp.abs(objective), 1.0) if machine.quadratures else 0.0
-    fell = increase < -1e4 * eps * jnp.abs(objective) - slack - tol / 10
+    return _Step(params, new, flags, log_likelihood, objective, _distance(new, params), finite, slack)
+
+
+def _step(
+    machine: Machine, prepared: Any, carry: Carry, tol: Array, squared: Squared | None
+) -> tuple[Carry, Array, Array]:
+    taken = _taken(machine, prepared, carry.params)
+    eps = float(jnp.finfo(taken.objective.dtype).eps)
+    noise = 8 * eps * jnp.abs(taken.objective)
+    increase = taken.objective - carry.objective
+    gain = jnp.abs(increase)
+    left = _remaining(gain, jnp.abs(carry.increase)), _remaining(taken.length, carry.length)
+    judged: Any = True
+    refused: Any = False
+    following, memory = taken.new, carry.memory
+    if squared is not None:
+        plain = carry.steps < squared.after
+        good = taken.objective >= carry.objective - noise - taken.slack
+        following, after, refused = after_step(squared, memory, taken.old, taken.new, good & taken.finite)
+        following = _pick(plain, taken.new, following)
+        # In a cycle only its two EM steps in a row tell what is left.
+        judged, refused = plain | (memory.phase == SECOND), refused & ~plain
+        left = tuple(jnp.where(plain, a, after.slowness * b) for a, b in zip(left, (gain, taken.length), strict=True))
+        memory = jax.tree.map(lambda old, new: jnp.where(plain, old, new), memory, after)
+    # In single precision differences of log-likelihoods are mostly rounding: there the parameters decide.
+    still = (gain <= noise) | (left[0] <= tol)
+    # A last digit that goes to and fro is no step: Newton's search ends there.
+    near = (left[1] <= max(eps**0.5 * 50, 1e-6)) | (taken.length <= 100 * eps)
+    calm = jnp.where(judged, jnp.where(still & near, carry.calm + 1, 0), carry.calm)
+    fell = (increase < -1e4 * eps * jnp.abs(taken.objective) - taken.slack - tol / 10) & ~jnp.asarray(refused)
+    verdict = jnp.where(judged & (calm >= 2) | (taken.length == 0) & ~jnp.asarray(refused), _DONE, _RUNNING)
     # At a floor the maximum in closed form was not taken, so the objective may fall: that is degeneracy, not a bug.
     floored = functools.reduce(jnp.logical_or, [f == FLOORED for f in carry.flags.values()])
-    finite = jnp.isfinite(objective)
-    finite = functools.reduce(jnp.logical_and, [jnp.all(jnp.isfinite(v)) for v in params.values()], finite)
-    verdict = jnp.where((calm >= 2) | (length == 0), _DONE, _RUNNING)
     verdict = jnp.where(fell, jnp.where(floored, _FLOOR, _FELL), verdict)
+    finite = taken.finite | refused
     verdict = jnp.where(~finite, _BROKE, verdict)
-    kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), params, carry.params)
-    flags = {n: jnp.where(fell & floored, carry.flags[n], flags[n].astype(carry.flags[n].dtype)) for n in flags}
-    new = Carry(kept, flags, objective, increase, length, calm, verdict, carry.steps + 1)
+    following = _pick(verdict == _DONE, taken.new, following)
+    kept = _pick(finite, following, carry.params)
+    stay = refused | (fell & floored)
+    flags = {n: jnp.where(stay, carry.flags[n], f.astype(carry.flags[n].dtype)) for n, f in taken.flags.items()}
+    # A point that was tried and refused is none of the fit's: what counts is the last one that was not.
+    objective = jnp.where(refused, carry.objective, taken.objective)
+    log_likelihood = jnp.where(refused, carry.log_likelihood, taken.log_likelihood)
+    sizes = jnp.where(refused, carry.increase, increase), jnp.where(refused, carry.length, taken.length)
+    new = Carry(kept, flags, objective, log_likelihood, *sizes, calm, verdict, carry.steps + 1, memory)
     return new, log_likelihood, objective
 
 
+def _pick(condition: Array, yes: Params, no: Params) -> Params:
+    return {n: jnp.where(condition, yes[n], no[n]) for n in yes}
+
+
 @eqx.filter_jit
-def _advance(machine: Machine, prepared: Any, carry: Carry, tol: Any, most: Any) -> Any:
+def _advance(machine: Machine, prepared: Any, carry: Carry, tol: Any, most: Any, squared: Squared | None = None) -> Any:
     """Up to `_BLOCK` steps, not beyond step `most`, until there is a verdict: (carry, log-likelihoods, objectives)."""
 
     def one(carry: Carry, first: Array) -> Any:
@@ -101,11 +149,11 @@ def _advance(machine: Machine, prepared: Any, carry: Carry, tol: Any, most: Any)
 
         def body(loop: Any) -> Any:
             carry, history = loop
-            new, log_likelihood, objective = _step(machine, prepared, carry, tol)
+            new, log_likelihood, objective = _step(machine, prepared, carry, tol, squared)
             history = history.at[:, carry.steps - first].set(
                 jnp.stack([log_likelihood, objective]).astype(history.dtype)
             )
-            return new, history
+            return jax.tree.map(lambda a, b: a.astype(b.dtype), new, carry), history
 
         def running(loop: Any) -> Any:
             carry, _ = loop
@@ -113,17 +161,11 @@ def _advance(machine: Machine, prepared: Any, carry: Carry, tol: Any, most: Any)
 
         return jax.lax.while_loop(running, body, (carry, history))
 
-    def steady(carry: Carry) -> Carry:
-        return jax.tree.map(lambda new, old: new.astype(old.dtype), carry, start)
-
-    start = carry
     if carry.steps.shape[0] > 1:
-        carry, history = jax.vmap(one)(carry, carry.steps)
-        return steady(carry), history
+        return jax.vmap(one)(carry, carry.steps)
     # A single start runs without vmap, under which both branches of every `cond` would be computed.
     single = jax.tree.map(lambda a: a[0], carry)
-    carry, history = jax.tree.map(lambda a: a[None], one(single, single.steps))
-    return steady(carry), history
+    return jax.tree.map(lambda a: a[None], one(single, single.steps))
 
 
 @eqx.filter_jit
@@ -138,6 +180,7 @@ def loop(
     tol: float | None,
     progress_bar: bool,
     limits: Bounds | None = None,
+    squared: Squared | None = None,
 ) -> Any:
     """All starts together; per start the histories.
 
@@ -148,6 +191,7 @@ def loop(
         tol: what the objective may still gain at convergence, or None for the default.
         progress_bar: show one.
         limits: of the parameters, for scales that may belong at zero; None to leave them to EM.
+        squared: how to extrapolate; None: not at all.
 
     Returns:
         The carry, and log-likelihoods and objectives of every start.
@@ -156,7 +200,9 @@ def loop(
     count = len(states)
     real, none = jnp.result_type(float), np.zeros(len(states), int)
     infinite = np.full(count, np.inf, real)
-    carry = Carry(params, dict.fromkeys(params, none), -infinite, infinite, infinite, none, none, none)
+    memory = () if squared is None else jax.vmap(squared.start)(params)
+    flags = dict.fromkeys(params, none)
+    carry = Carry(params, flags, -infinite, -infinite, infinite, infinite, none, none, none, memory)
     prepared = _prepare(machine)
     tolerance = np.asarray(1e-8 if tol is None else tol, real)
     histories: list[np.ndarray] = []
@@ -165,7 +211,7 @@ def loop(
     with tqdm(total=num_steps, disable=not progress_bar) as bar:
         while True:
             before = np.asarray(carry.steps)
-            carry, history = _advance(machine, prepared, carry, tolerance, np.asarray(num_steps))
+            carry, history = _advance(machine, prepared, carry, tolerance, np.asarray(num_steps), squared)
             after = np.asarray(carry.steps)
             histories.append(np.asarray(history))
             taken.append(after - before)
@@ -175,11 +221,12 @@ def loop(
             if not np.any((np.asarray(carry.verdict) == _RUNNING) & (after < num_steps)):
                 break
             if limits and after.max() >= patience:
+                carry = _settled(carry)
                 now, patience = carry.params, 2 * patience
-                late = patience > 2 * _PATIENCE
+                late = squared is not None and patience > 2 * _PATIENCE
                 carry, earlier = _tried(machine, carry, earlier, limits, float(tolerance), late), now
     rows = [np.concatenate([h[i, :, : t[i]] for h, t in zip(histories, taken, strict=True)], -1) for i in range(count)]
-    return carry, [r[0] for r in rows], [r[1] for r in rows]
+    return _settled(carry), [r[0] for r in rows], [r[1] for r in rows]
 
 
 def _tried(machine: Machine, carry: Carry, earlier: Params, limits: Bounds, tol: float, late: bool) -> Carry:
@@ -197,3 +244,14 @@ def _tried(machine: Machine, carry: Carry, earlier: Params, limits: Bounds, tol:
         np.where(moved, np.inf, a).astype(a.dtype) for a in map(np.asarray, (carry.increase, carry.length))
     )
     return carry._replace(params=params, increase=increase, length=length, calm=np.where(moved, 0, carry.calm))
+
+
+def _settled(carry: Carry) -> Carry:
+    """A point that has yet to be tried is given up for the last EM step's result."""
+    memory = carry.memory
+    if not isinstance(memory, Memory):
+        return carry
+    untried = np.asarray((memory.phase == TRIAL) & (carry.verdict == _RUNNING))
+    params = {n: np.where(untried.reshape([-1] + [1] * (np.ndim(v) - 1)), memory.held[n], v)
+              for n, v in carry.params.items()}  # fmt: skip
+    return carry._replace(params=params, memory=memory._replace(phase=np.full_like(np.asarray(memory.phase), BASE)))

@@ -105,3 +105,34 @@ def check_sampling(e_step: Any) -> None:
         if not isinstance(option, Sampling):
             raise TypeError(f"e_step= wants MonteCarlo(...) or SAEM(...), or a dict of latent names to those; got "
                             f"{option!r}.")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class SQUAREM:
+    """Squared extrapolation of EM (Varadhan and Roland 2008): two steps say where EM is going, and that is tried.
+
+    The objective never falls: a point that is below the last one is refused, and EM goes on from where it was. In the
+    histories of a result such a step repeats the last entry.
+
+    Attributes:
+        after: plain EM steps before the first extrapolation.
+
+    Raises:
+        ValueError: `after` is negative.
+    """
+
+    after: int = 0
+
+    def __post_init__(self) -> None:
+        if self.after < 0:
+            raise ValueError(f"SQUAREM: after must not be negative, got {self.after}.")
+
+
+def check_acceleration(acceleration: Any) -> None:
+    """What is given as `acceleration=` must be one of these.
+
+    Raises:
+        TypeError: it is not.
+    """
+    if not isinstance(acceleration, SQUAREM | bool):
+        raise TypeError(f"acceleration= wants SQUAREM(...), True or False; got {acceleration!r}.")

@@ -69,8 +69,9 @@ def page(
     plans: Mapping[str, Plan],
     statistics: Mapping[str, tuple[int, ...]],
     checks: Sequence[str] = (),
+    pace: str = "",
 ) -> Page:
-    """Write the page of a derivation from the modules that run."""
+    """Write the page of a derivation from the modules that run; `pace`: how a fit goes from step to step."""
     sections: list[tuple[str, Sequence[Line]]] = [
         ("Model", _model_lines(model)),
         ("Objective", _objective_lines(complete)),
@@ -78,6 +79,8 @@ def page(
         ("E-step", [*_e_step_lines(model, evidences), *_hidden_lines(model, complete, updates)]),
         ("M-step, in this order", _m_step_lines(complete, updates, plans)),
     ]
+    if pace:
+        sections.append(("From step to step", (Line("", pace),)))
     declined = [Line(n, "; ".join(dict.fromkeys(p.declined))) for n, p in plans.items() if p.declined]
     if declined:
         sections.append(("No closed form, and why", tuple(declined)))

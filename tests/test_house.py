@@ -61,6 +61,7 @@ LAYERS = (
     "_render",
     "_derivation",
     "_boundary",
+    "_squarem",
     "_loop",
     "_refine",
     "_starts",
