@@ -243,7 +243,8 @@ def read_model(
         _settle(out, program, unknown)
     own = {name: list(parts.get(name, [name])) for name in sites}
     reached = {n: _reached(own[n], inputs[n], program, numbers) for n in continuous}
-    kernels = {n: None if n in scanned else own_kernel(sites[n], program, numbers[n]) for n in continuous}
+    bound = {n for n in continuous if n in scanned or _meets_itself(own[n], inputs[n], program, numbers)}
+    kernels = {n: None if n in bound else own_kernel(sites[n], program, numbers[n]) for n in continuous}
     kept = {n for n in continuous
             if leaves and (kernels[n] or _is_gaussian(sites[n])) and numbers[own[n][0]]["mask"] is None}  # fmt: skip
     unused = tuple(n for n in continuous if n not in kept and not reached[n])
@@ -385,6 +386,12 @@ def _reached(own: Sequence[str], number: int, program: Program, outputs: Mapping
     reached = analyse(program, {number: (own[0], (None,) * max(1, len(program.shape(number))))}, kinds=False)
     return [other for other, values in outputs.items()
             if other not in own and any(i in reached for i in jax.tree.leaves(values))]  # fmt: skip
+
+
+def _meets_itself(own: Sequence[str], number: int, program: Program, outputs: Mapping[str, Any]) -> bool:
+    """Whether the arguments of a latent's own distribution depend on it: a step of a walk on the step before."""
+    reached = analyse(program, {number: (own[0], (None,) * max(1, len(program.shape(number))))}, kinds=False)
+    return any(i in reached for part in own for i in jax.tree.leaves(outputs[part]["arguments"]))
 
 
 def _is_gaussian(site: Site) -> bool:

@@ -16,7 +16,7 @@ from ._densities import log_density
 from ._family import AbstractFamily, AbstractKernel, AbstractScaleMixture, Odds, Uniform, find_family, kernel_of
 from ._links import Program, is_concrete
 from ._types import Refusal
-from ._wrappers import element_shape, is_discrete, peel
+from ._wrappers import element_shape, is_discrete, outlined_step_by_step, peel, step_by_step
 
 _BERNOULLI = (dist.BernoulliProbs, dist.BernoulliLogits)
 _CATEGORICAL = (dist.CategoricalProbs, dist.CategoricalLogits)
@@ -60,7 +60,7 @@ def read_site(name: str, site: Mapping[str, Any], maximised: bool, augmented: bo
 
     `augmented`: whether a hidden precision may be made use of.
     """
-    fn = site["fn"]
+    fn = site["fn"] if maximised else outlined_step_by_step(site["fn"], site["value"])
     peeled = peel(fn)
     base = peeled.base
     event_ndim = base.event_dim
@@ -153,8 +153,9 @@ def check_data(site: Site, fn: Any, value: Any) -> None:
 
 def site_outputs(site: Site, again: Mapping[str, Any]) -> dict[str, Any]:
     """The values of interest at one site, as functions of the unknowns."""
-    peeled = peel(again["fn"])
-    base, raw = peeled.base, again["value"]
+    raw = again["value"]
+    peeled = peel(again["fn"] if site.role == "maximised" else step_by_step(again["fn"], raw))
+    base = peeled.base
     value, mask = raw, peeled.mask
     scale = again["scale"]
     if scale is not None:

@@ -420,6 +420,37 @@ def second_order_by_scan() -> Case:
     return Case(model, (y,), {"phi": [0.6, -0.3], "q": 0.8})
 
 
+def walk_as_one_site() -> Case:
+    """A Gaussian random walk for each of two series, as NumPyro has it; some of it is not seen."""
+    y, seen = _rng(50).normal(size=(2, 6)).cumsum(1), _rng(51).random((2, 6)) < 0.8
+
+    def model(y, seen):
+        q = numpyro.param("q", jnp.ones(2), constraint=POSITIVE)
+        r = numpyro.param("r", 1.0, constraint=POSITIVE)
+        with numpyro.plate("series", 2):
+            x = numpyro.sample("x", dist.GaussianRandomWalk(q, 6))
+        numpyro.sample("y", dist.Normal(x, r).mask(seen).to_event(2), obs=y)
+
+    return Case(model, (y, seen), {"q": [0.8, 1.3], "r": 0.6})
+
+
+def state_space_as_one_site() -> Case:
+    """A linear-Gaussian state space that NumPyro has as one distribution, everything unknown."""
+    y = _rng(52).normal(size=(5, 2))
+
+    def model(y):
+        A = numpyro.param("A", 0.5 * jnp.eye(2))
+        Q = numpyro.param("Q", jnp.eye(2), constraint=constraints.positive_definite)
+        r = numpyro.param("r", 1.0, constraint=POSITIVE)
+        z = numpyro.sample(
+            "z", dist.GaussianStateSpace(5, A, covariance_matrix=Q, initial_value=jnp.array([1.0, -1.0]))
+        )
+        numpyro.sample("y", dist.Normal(z, r).to_event(2), obs=y)
+
+    Q = np.array([[1.0, 0.3], [0.3, 0.5]])
+    return Case(model, (y,), {"A": [[0.8, 0.1], [-0.2, 0.7]], "Q": Q, "r": 0.9})
+
+
 CASES: dict[str, Callable[[], Case]] = {
     f.__name__: f
     for f in (
@@ -427,5 +458,6 @@ CASES: dict[str, Callable[[], Case]] = {
         probabilistic_pca, missing_entries, missing_covariate, errors_in_variables, gaussian_process, walk_in_a_loop,
         nested_masked, mixture_of_factor_analysers, mixture_of_growth_curves, mixture_with_missing_entries,
         nonlinear_in_time, scored_twice_with_prior, local_level_by_scan, state_space_by_scan, second_order_by_scan,
+        walk_as_one_site, state_space_as_one_site,
     )
 }  # fmt: skip
