@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ._evidence import Enumeration, Factor, Layout, chunk_for
+from ._evidence import Enumeration, Factor, Layout, chunk_for, products
 from ._factors import Skeleton, as_floats
 from ._links import Coordinates
 from ._model import Model
@@ -143,7 +143,8 @@ def lay_out_discrete(
     factors = tuple(f for f, _ in relevant)
     if shapes is not None and not any(gathered):
         layout = Layout(layout.dims, layout.sizes, layout.latents, chunk_for(factors, layout, shapes))
-    evidence = Enumeration(factors, scales, tuple(gathered), layout)
+    together = () if shapes is None else products(factors, dims, gathered, shapes)
+    evidence = Enumeration(factors, scales, tuple(gathered), layout, together)
     evidence.plan()
     return evidence
 

@@ -10,7 +10,7 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 
-from ._evidence import Enumeration, Factor, Layout, chunk_for, independent_dimensions
+from ._evidence import Enumeration, Factor, Layout, chunk_for, independent_dimensions, products
 from ._links import is_concrete
 
 _FEWEST = 512
@@ -101,7 +101,8 @@ def _restricted(
         f"the {whole} rows of {label} are {number} distinct ones: an iteration sees each once, and multiplies its log "
         "evidence by how often it occurs"
     )
-    return Enumeration(tuple(factors), scales, evidence.gathered, layout, (note,))
+    together = products(factors, layout.dims, evidence.gathered, shapes)
+    return Enumeration(tuple(factors), scales, evidence.gathered, layout, together, (note,))
 
 
 def _picker(at: int, index: np.ndarray) -> Callable[[Any], Any]:

@@ -4,6 +4,7 @@ from ._chain_tables import Chained as Chained, ChainShape as ChainShape
 from ._elimination import Step as Step, Table as Table, Variable as Variable
 from ._factor import Factor as Factor, over_states as over_states
 from ._groups import Group as Group, Piece as Piece, Place as Place, Solution as Solution
+from ._products import products as products
 from ._steps import Path as Path, Picked as Picked, StepPiece as StepPiece, Steps as Steps
 from .chain import Chain as Chain
 from .conjugate import Conjugate as Conjugate, Part as Part, Rows as Rows, log_density as log_density

@@ -22,11 +22,12 @@ from ._elimination import (
     maximum,
 )
 from ._factor import Factor, sliced
+from ._products import Product, joined, with_columns
 from ._weighed import Weights, weighed_table
 
 Slots = Sequence[Any]
 
-_CHUNK = 2**17
+_CHUNK = 2**19
 """Elements (rows times features and states) per chunk: what stays in a core's cache."""
 
 
@@ -54,6 +55,7 @@ class Enumeration(eqx.Module):
         scales: scale of each latent that has one: (dims..., broadcastable).
         gathered: per factor, for latents reached through an index: flat element numbers over the kept axes.
         layout: static facts.
+        products: groups of factors whose table is one matrix product.
         notes: what was summed beforehand, for the page.
     """
 
@@ -61,13 +63,14 @@ class Enumeration(eqx.Module):
     scales: dict[str, Array]
     gathered: tuple[tuple[tuple[str, StaticArray], ...], ...] = eqx.field(static=True)
     layout: Layout
+    products: tuple[Product, ...] = ()
     notes: tuple[str, ...] = eqx.field(static=True, default=())
 
     method = "enumeration"
 
     def prepare(self) -> Any:
         """Whatever does not change with the parameters; None where it is cheaper to redo chunk by chunk."""
-        return None if self.layout.chunk else tuple(f.statistics() for f in self.factors)
+        return None if self.layout.chunk else self._statistics()
 
     def log_evidence(self, slots: Slots, prepared: Any, tilt: dict[str, Any] | None = None) -> jax.Array:
         """L(slots). `tilt` adds to the log density of each value of each latent element: its gradient is q(z)."""
@@ -110,7 +113,7 @@ class Enumeration(eqx.Module):
 
     def marginals(self, slots: Slots) -> dict[str, jax.Array]:
         """q(z = k) for every element of every latent: (values, dims...)."""
-        prepared = tuple(f.statistics() for f in self.factors)
+        prepared = self._statistics()
         return jax.grad(lambda t: self._whole(slots, prepared, t))(self.blank())
 
     def blank(self) -> dict[str, jax.Array]:
@@ -122,8 +125,7 @@ class Enumeration(eqx.Module):
         self, slots: Slots, pick: Callable[[str, jax.Array], jax.Array], reduction: Any = log_sum_exp
     ) -> tuple[dict[str, jax.Array], jax.Array]:
         """Joint states (dims..., as indices of the support) and their log q."""
-        prepared = tuple(f.statistics() for f in self.factors)
-        _, steps = self._eliminate(slots, prepared, None, reduction)
+        _, steps = self._eliminate(slots, self._statistics(), None, reduction)
         return backtrack(steps, self.variables(), pick)
 
     def mode(self, slots: Slots) -> dict[str, jax.Array]:
@@ -174,10 +176,21 @@ class Enumeration(eqx.Module):
     def _eliminate(self, slots: Slots, prepared: Any, tilt: Any, reduction: Any) -> tuple[Any, list[Step]]:
         return self.reduce(self._tables(slots, prepared), tilt, reduction)
 
-    def _tables(self, slots: Slots, prepared: Any) -> list[Table]:
+    def _statistics(self) -> Any:
+        """What `_tables` asks for, of the whole block."""
+        return with_columns(self.products, self.factors, tuple(f.statistics() for f in self.factors))
+
+    def _tables(self, slots: Slots, prepared: Any, shapes: Sequence[Sequence[int]] | None = None) -> list[Table]:
+        shapes = [f.batch_shape for f in self.factors] if shapes is None else shapes
+        statistics, matrices = prepared
         tables = []
-        for i, (factor, s, (features, base)) in enumerate(zip(self.factors, slots, prepared, strict=True)):
-            tables.append(self.as_table(i, factor.table(s, features, base, factor.batch_shape)))
+        for product, matrix in zip(self.products, matrices, strict=True):
+            array = joined(product, self.factors, statistics, slots, matrix, shapes)
+            tables.append(self.as_table(product.members[0], array))
+        taken = {i for p in self.products for i in (*p.members, *p.constants)}
+        for i, (factor, s, shape) in enumerate(zip(self.factors, slots, shapes, strict=True)):
+            if i not in taken:
+                tables.append(self.as_table(i, factor.table(s, *statistics[i], shape)))
         return tables
 
     def reduce(
@@ -190,7 +203,7 @@ class Enumeration(eqx.Module):
         return eliminate(tables, variables, dict(self.layout.sizes), reduction, finish)
 
     def _whole(self, slots: Slots, prepared: Any, tilt: Any, weights: Weights | None = None) -> jax.Array:
-        prepared = tuple(f.statistics() for f in self.factors) if prepared is None else prepared
+        prepared = self._statistics() if prepared is None else prepared
         if weights is not None:
             return _weighed(self._tables(slots, prepared), self.variables(), weights)
         return self._eliminate(slots, prepared, tilt, log_sum_exp)[0]
@@ -205,15 +218,16 @@ class Enumeration(eqx.Module):
         """L of `rows` rows from `start` on; with `weights`, as in `expected_statistics`."""
         assert self.layout.chunk is not None
         dim = self.layout.chunk[0]
-        tables = []
-        for factor, s, dims in zip(self.factors, slots, self.layout.dims, strict=True):
+        statistics, shapes = [], []
+        for factor, dims in zip(self.factors, self.layout.dims, strict=True):
             shape = list(factor.batch_shape)
             part = factor
             if dim in dims:
                 axis = factor.keep[dims.index(dim)]
                 part, shape[axis] = sliced(factor, axis, start, rows), rows
-            array = part.table(s, *part.statistics(), shape)
-            tables.append(Table(array, factor.latents, dims))
+            statistics.append(part.statistics())
+            shapes.append(shape)
+        tables = self._tables(slots, with_columns(self.products, self.factors, tuple(statistics)), shapes)
         sizes = dict(self.layout.sizes) | {dim: rows}
         variables = {}
         for name, variable in self.variables().items():
