@@ -49,7 +49,7 @@ def products(
     still: dict[Any, list[int]] = {}
     for i, (factor, own, shape) in enumerate(zip(factors, dims, slot_shapes, strict=True)):
         lead = len(factor.latents)
-        features = jax.eval_shape(lambda f=factor: f.statistics()[0]).shape
+        features = jax.eval_shape(lambda f: f.statistics()[0], factor).shape
         kept = [lead + a for a in factor.keep]
         if not own or gathered[i] or any(shape[a] > 1 for a in kept):
             continue

@@ -190,7 +190,8 @@ class Enumeration(eqx.Module):
         taken = {i for p in self.products for i in (*p.members, *p.constants)}
         for i, (factor, s, shape) in enumerate(zip(self.factors, slots, shapes, strict=True)):
             if i not in taken:
-                tables.append(self.as_table(i, factor.table(s, *statistics[i], shape)))
+                features, base = statistics[i]
+                tables.append(self.as_table(i, factor.table(s, features, base, shape)))
         return tables
 
     def reduce(

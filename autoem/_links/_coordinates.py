@@ -9,6 +9,7 @@ broadcasting all are statements about coordinates; nothing is ever guessed: an u
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any, TypeAlias
@@ -16,7 +17,7 @@ from typing import Any, TypeAlias
 import jax
 import numpy as np
 
-from ._program import Node, bind, is_concrete
+from ._program import LARGE, Node, bind, is_concrete
 
 Coordinates: TypeAlias = tuple[np.ndarray | None, ...]
 
@@ -320,11 +321,22 @@ def propagate(
 
 
 def _select(cases: Sequence[Coordinates | None], predicate: np.ndarray, shape: Sequence[int]) -> Coordinates:
-    """A choice by data: each element depends only on the case that it is taken from."""
+    """A choice by data: each element depends only on the case that it is taken from.
+
+    Where to say so would take much more memory than the coordinates do (the half of every matrix of a large stack that
+    is zero), elements may be said to depend on what they do not: that is sound, and changes nothing for whole matrices.
+    """
     rank = len(next(c for c in cases if c is not None))
-    which = predicate.astype(int)
+    # An axis along which a view repeats its data has one element.
+    which = predicate[tuple(slice(1 if s == 0 else None) for s in predicate.strides)].astype(int)
     columns: list[np.ndarray | None] = []
     for axis in range(rank):
+        met = [c[axis] for c in cases if c is not None]
+        either = None if any(m is None for m in met) else functools.reduce(merge, [(m,) for m in met])[0]
+        size = math.prod(np.broadcast_shapes(which.shape, *(m.shape for m in met if m is not None)))
+        if either is not None and size >= max(LARGE, 8 * either.size):
+            columns.append(either)
+            continue
         if any(c is not None and c[axis] is None for c in cases):
             columns.append(None)
             continue

@@ -237,6 +237,23 @@ def restricted(program: Program, outputs: Sequence[int]) -> Program:
     return _without_dead_code(Program(program.nodes, program.inputs, tuple(outputs), program.avals, program.known))
 
 
+LARGE = 2**16
+"""Elements from which on what merely repeats is not written out."""
+
+
+def _repeats(node: Node, program: Program) -> bool:
+    """Whether a node repeats small data so often that they had better not be written out."""
+    size = math.prod(program.shape(node.outputs[0]))
+    return node.name == "broadcast_in_dim" and size >= max(LARGE, 8 * math.prod(program.shape(node.inputs[0])))
+
+
+def _view(node: Node, operand: Any) -> np.ndarray:
+    """The result of such a node as a view: no memory."""
+    shape = node.params["shape"]
+    lengths = dict(zip(node.params["broadcast_dimensions"], np.shape(operand), strict=True))
+    return np.broadcast_to(np.reshape(operand, [lengths.get(a, 1) for a in range(len(shape))]), shape)
+
+
 def _with_data_computed(program: Program) -> Program:
     """Run every node that no input reaches: eagerly where its operands are numbers, else within the current trace."""
     known = dict(program.known)
@@ -253,6 +270,8 @@ def _with_data_computed(program: Program) -> Program:
         else:
             traced.append(node)
     wanted = {i for node in (*traced, *late) for i in node.inputs} | set(program.outputs)
+    views = [n for n in early if n.outputs[0] in wanted and _repeats(n, program)]
+    wanted = (wanted | {n.inputs[0] for n in views}) - {n.outputs[0] for n in views}
 
     for part, eager in ((early, True), (traced, False)):
         made = tuple(i for node in part for i in node.outputs if i in wanted)
@@ -340,8 +359,8 @@ def _operand(node: Node, program: Program) -> int | None:
         return node.inputs[0] if node.params["y"] == 1 else None
     if node.name == "select_n":
         which = program.known.get(node.inputs[0])
-        if which is not None and is_concrete(which) and np.size(which) and np.ptp(np.asarray(which, int)) == 0:
-            return node.inputs[1 + int(np.ravel(which)[0])]
+        if which is not None and is_concrete(which) and np.size(which) and np.min(which) == np.max(which):
+            return node.inputs[1 + int(np.asarray(which).flat[0])]
     if node.name == "pow":
         power = program.known.get(node.inputs[1])
         alike = program.avals[node.inputs[0]] == program.avals[node.outputs[0]]
