@@ -353,13 +353,17 @@ def _decided(program: Program) -> Program:
     return _without_dead_code(Program(tuple(nodes), program.inputs, outputs, program.avals, program.known))
 
 
+def _constant(array: np.ndarray) -> bool:
+    return bool(array.min() == array.max())
+
+
 def _operand(node: Node, program: Program) -> int | None:
     """The operand that a node hands on as it is, if it does."""
     if node.name == "integer_pow":
         return node.inputs[0] if node.params["y"] == 1 else None
     if node.name == "select_n":
         which = program.known.get(node.inputs[0])
-        if which is not None and is_concrete(which) and np.size(which) and np.min(which) == np.max(which):
+        if which is not None and is_concrete(which) and np.size(which) and _constant(np.asarray(which)):
             return node.inputs[1 + int(np.asarray(which).flat[0])]
     if node.name == "pow":
         power = program.known.get(node.inputs[1])
