@@ -3,11 +3,12 @@
 import importlib.util
 import json
 import math
+import os
 import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,9 +64,10 @@ def in_turn(calls: dict[str, Callable[[], float]], rounds: int = 5) -> dict[str,
     return {name: float(np.median(values)) for name, values in taken.items()}
 
 
-def in_process(code: str) -> dict[str, Any]:
-    """Run code in a fresh interpreter; it prints one JSON object last."""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+def in_process(code: str, environment: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Run code in a fresh interpreter, with these additions to the environment; it prints one JSON object last."""
+    own = {**os.environ, **(environment or {})}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=own)
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
