@@ -19,6 +19,8 @@ from ._links import is_concrete, whole_event
 from ._locations import least_squares, location_fits, location_groups, mark_conditional
 from ._model import Model, Parameter
 from ._places import Entries, Place, Plan, bounds, is_named, is_positive, is_real, occurrence_of
+from ._separation import separate_blocks
+from ._types import StaticArray
 from ._update import KINDS, NEWTON_LIMIT, ClosedForm, LeastSquares, Numeric, Update
 
 
@@ -90,9 +92,11 @@ def recognise(model: Model, complete: CompleteData, undone: Mapping[str, str]) -
     if numeric:
         numeric = [n for n in complete.names if n in numeric]
         chosen = tuple(model.parameters[n].constraint for n in numeric)
-        # Where Q is a sum over points a step costs as much as an E-step: few of them, and Q still rises.
-        steps = {"steps": 2} if complete.points else {}
-        update = Numeric(tuple(numeric), chosen, _coordinates(look, model, numeric), **steps)
+        # Where Q is a sum over points a step costs as much as an E-step: one of them, and Q still rises.
+        steps = {"steps": 1} if complete.points else {}
+        blocks = separate_blocks(look, numeric)
+        apart = None if blocks is None else StaticArray(blocks)
+        update = Numeric(tuple(numeric), chosen, _coordinates(look, model, numeric), blocks=apart, **steps)
         updates.append(update)
         for name in numeric:
             plans[name].update = update

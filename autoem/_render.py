@@ -332,7 +332,8 @@ def _m_step_lines(complete: CompleteData, updates: Sequence[Update], plans: Mapp
             lines.append(_least_squares(update, plans))
         else:
             how = "damped Newton" if update.method == "newton" else "L-BFGS"
-            steps = f"at most {update.steps} steps per iteration; a step that lowers Q is not taken"
+            number = "one step" if update.steps == 1 else f"at most {update.steps} steps"
+            steps = f"{number} per iteration; a step that lowers Q is not taken"
             names = ", ".join(update.names)
             lines.append(Line(names, f"argmax Q by {how} on the expected statistics, jointly, unconstrained; {steps}"))
     for name, plan in plans.items():

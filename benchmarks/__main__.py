@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpyro
 
-from . import augmented, chains, gaussian, latent_classes, mixtures, startup, state_space
+from . import augmented, chains, gaussian, latent_classes, mixtures, quadrature, startup, state_space
 
 BENCHMARKS = {
     "full": mixtures.full,
@@ -23,6 +23,8 @@ BENCHMARKS = {
     "factor_analysis": gaussian.factors,
     "mixed_model": gaussian.mixed,
     "state_space": state_space.time_invariant,
+    "item_response": quadrature.item_response,
+    "random_intercepts": quadrature.random_intercepts,
     "import": startup.imports,
     "compile": startup.compiles,
 }

@@ -155,3 +155,24 @@ def growth(group, time, y):
     mean = fixed[0] + own[group, 0] + (fixed[1] + own[group, 1]) * time
     with numpyro.plate("rows", len(y)):
         numpyro.sample("y", dist.Normal(mean, sigma), obs=y)
+
+
+def two_parameter_logistic(y):
+    """Item response: every item has a slope and an easiness."""
+    items = y.shape[1]
+    slope = numpyro.param("slope", jnp.ones(items), constraint=constraints.positive)
+    easiness = numpyro.param("easiness", jnp.zeros(items))
+    with numpyro.plate("person", len(y)):
+        ability = numpyro.sample("ability", dist.Normal(0.0, 1.0))
+        logits = slope * ability[:, None] + easiness
+        numpyro.sample("y", dist.Bernoulli(logits=logits).to_event(1), obs=y)
+
+
+def logistic_intercepts(group, x, y):
+    """Logistic regression; every group has an intercept of its own."""
+    beta = numpyro.param("beta", jnp.zeros(x.shape[1]))
+    scale = numpyro.param("scale", 1.0, constraint=constraints.positive)
+    with numpyro.plate("groups", int(group.max()) + 1):
+        u = numpyro.sample("u", dist.Normal(0.0, scale))
+    with numpyro.plate("data", len(y)):
+        numpyro.sample("y", dist.Bernoulli(logits=x @ beta + u[group]), obs=y)

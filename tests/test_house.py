@@ -56,6 +56,7 @@ LAYERS = (
     "_point_cells",
     "_blocks",
     "_places",
+    "_separation",
     "_locations",
     "_recognise",
     "_render",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -279,6 +280,8 @@ def _with_data_computed(program: Program) -> Program:
         if made:
             step = Program(tuple(part), (), made, program.avals, {i: v for i, v in known.items() if i in needed})
             known.update(zip(made, _values(step) if eager else step(()), strict=True))
+        for node in views if eager else ():
+            known[node.outputs[0]] = _view(node, known[node.inputs[0]])
     return _without_dead_code(Program(tuple(late), program.inputs, program.outputs, program.avals, known))
 
 

@@ -12,12 +12,13 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
 from numpyro.distributions import biject_to
 
 from .._complete import CompleteData
-from .._types import Array, Params
+from .._types import Array, Params, StaticArray
 from ._flags import NOTHING, UNBOUNDED
 
 NEWTON_LIMIT = 100
@@ -35,12 +36,14 @@ class Numeric(eqx.Module):
         constraints: their constraints, in order.
         coordinates: how many unconstrained coordinates they have together.
         steps: most steps per M-step.
+        blocks: the block of Q's Hessian that each coordinate belongs to, parameters in alphabetical order; None: one.
     """
 
     names: tuple[str, ...] = eqx.field(static=True)
     constraints: tuple[Any, ...]
     coordinates: int = eqx.field(static=True)
     steps: int = eqx.field(static=True, default=10)
+    blocks: StaticArray | None = eqx.field(static=True, default=None)
 
     @property
     def method(self) -> str:
@@ -60,8 +63,10 @@ class Numeric(eqx.Module):
         def objective(vector: Array) -> Array:
             return complete.objective({**params, **value(unravel(vector))}, statistics)
 
-        climb = newton if self.method == "newton" else lbfgs
-        best = climb(objective, finite, self.steps)
+        if self.method == "newton":
+            best = newton(objective, finite, self.steps, None if self.blocks is None else self.blocks.array)
+        else:
+            best = lbfgs(objective, finite, self.steps)
         bound = jnp.concatenate([jnp.full(jnp.size(start[n]), not is_real(c)) for n, c in
                                  sorted(zip(self.names, self.constraints, strict=True))])  # fmt: skip
         outside = bound & (jnp.abs(best) >= _LARGEST)
@@ -84,17 +89,38 @@ def _noise(value: Array, curvature: Any = 0.0) -> Array:
     return 64 * jnp.finfo(value.dtype).eps * jnp.maximum(jnp.maximum(jnp.abs(value), curvature), 1.0)
 
 
-def second_derivative(function: Callable[[Array], Array], point: Array) -> Array:
-    """The Hessian (n, n); backwards twice where the function has a backward rule of its own, as `odeint` has."""
+def gradient_and_hessian(
+    objective: Callable[[Array], Array], point: Array, blocks: np.ndarray | None = None
+) -> tuple[Array, Array]:
+    """Both, the Hessian from as many of its products with vectors as its largest block has coordinates.
+
+    Coordinates of different blocks may share a vector: each sees its own (Curtis, Powell and Reid 1974).
+
+    Args:
+        objective: what is differentiated.
+        point: where (n,).
+        blocks: block of every coordinate (n,); None: one block.
+    """
+    blocks = np.zeros(point.size, int) if blocks is None else blocks
+    rank = np.array([int(np.sum(blocks[:i] == b)) for i, b in enumerate(blocks)])
+    seeds = (rank == np.arange(rank.max() + 1)[:, None]).astype(point.dtype)
     try:
-        return jax.hessian(function)(point)
+        gradient, product = jax.linearize(jax.grad(objective), point)
     except TypeError as error:
         if "custom_vjp" not in str(error):
             raise
-        return jax.jacrev(jax.jacrev(function))(point)
+        # A function with a backward rule of its own, as `odeint` has, is differentiated backwards twice.
+        return jax.grad(objective)(point), jax.jacrev(jax.jacrev(objective))(point)
+    rows = jax.vmap(product)(seeds)
+    return gradient, jnp.where(blocks[:, None] == blocks, rows[rank].T, 0.0)
 
 
-def newton(objective: Callable[[Array], Array], start: Array, steps: int) -> Array:
+def second_derivative(function: Callable[[Array], Array], point: Array) -> Array:
+    """The Hessian (n, n)."""
+    return gradient_and_hessian(function, point)[1]
+
+
+def newton(objective: Callable[[Array], Array], start: Array, steps: int, blocks: np.ndarray | None = None) -> Array:
     """Newton ascent with the Hessian's eigenvalues made negative, and step halving.
 
     Ends after `steps` steps, or when the predicted increase is below rounding of the objective.
@@ -118,8 +144,7 @@ def newton(objective: Callable[[Array], Array], start: Array, steps: int) -> Arr
 
     def step(carry: Any) -> Any:
         i, point, value, _ = carry
-        gradient = jax.grad(objective)(point)
-        hessian = second_derivative(objective, point)
+        gradient, hessian = gradient_and_hessian(objective, point, blocks)
         hessian = jnp.where(jnp.isfinite(hessian), hessian, 0.0)
         values, vectors = jnp.linalg.eigh(-(hessian + hessian.T) / 2)
         steepest = jnp.max(jnp.abs(values))
