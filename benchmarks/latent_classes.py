@@ -15,7 +15,7 @@ def _beside_stepmix(n, items, k, target):
     rng = np.random.default_rng(0)
     truth = rng.uniform(0.1, 0.9, size=(k, items))
     y = (rng.uniform(size=(n, items)) < truth[rng.integers(k, size=n)]).astype(float)
-    em = autoem.EM(latent_class)
+    em = autoem.EM(latent_class, acceleration=False)
     start = {"weights": np.full(k, 1 / k), "probs": rng.uniform(0.3, 0.7, size=(k, items))}
 
     def fit(steps):

@@ -19,7 +19,7 @@ import autoem
 KEY = jax.random.key(0)
 
 
-QUICK = {"unbalanced_slopes", "missing_entries", "mixture_of_growth_curves", "local_level_by_scan"}
+QUICK = {"unbalanced_slopes", "missing_entries", "mixture_of_growth_curves"}
 """Each mechanism once; the others run in `make slow`."""
 
 

@@ -87,6 +87,7 @@ def poisson(**options):
     return autoem.EM(case.model, **options), case
 
 
+@pytest.mark.slow
 def test_importance_sampling_agrees_with_quadrature_and_says_how_well():
     em, case = poisson()
     exact = em.run(KEY, 1000, *case.args, progress_bar=False)
@@ -111,6 +112,7 @@ def test_importance_sampling_agrees_with_quadrature_and_says_how_well():
     assert_allclose((np.mean(draws, 0) - theirs.mean) / theirs.scale, 0, atol=0.2)
 
 
+@pytest.mark.slow
 def test_nuts_agrees_with_the_exact_linear_mixed_model():
     exact = autoem.EM(linear).run(KEY, 2000, Y, progress_bar=False)
     em = autoem.EM(linear, e_step={"a": MonteCarlo(num_samples=1024, max_samples=4096, sampler="nuts")})

@@ -326,16 +326,31 @@ def build(net):
     return model, (data,), tables
 
 
-@settings(
-    max_examples=8,
+few = settings(
+    max_examples=4,
     deadline=None,
     derandomize=True,
     database=None,
     phases=[Phase.explicit, Phase.generate],  # every example compiles: shrinking would take minutes
     suppress_health_check=list(HealthCheck),
 )
+
+
+@few
 @given(net=nets())
 def test_random_nets(net):
+    compare(net)
+
+
+@pytest.mark.slow
+@settings(few, max_examples=40)
+@given(net=nets())
+def test_many_random_nets(net):
+    compare(net)
+
+
+def compare(net):
+    """Evidence, posterior, ascent of a random net beside brute force."""
     model, args, params = build(net)
     try:
         oracle = Oracle(model, args, params=params, cap=3**8)
