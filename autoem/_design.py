@@ -118,7 +118,8 @@ def _reference(
         right[..., at] = _summed([p, weight], constant, shape, out)[..., 0]
         for other, q in live:
             gram[..., at, other] = _summed([p, weight], q, shape, out)
-    size = np.sqrt(np.maximum(np.einsum("...jj->...j", gram), 1e-300))
+    size = np.sqrt(np.einsum("...jj->...j", gram))
+    size = np.where(size > 0, size, 1.0)  # rounding must not be divided by what is nothing
     scaled = gram / size[..., :, None] / size[..., None, :]
     solved = np.einsum("...jk,...k->...j", np.linalg.pinv(scaled, rcond=1e-9, hermitian=True), right / size) / size
     return solved.reshape(reference.shape)

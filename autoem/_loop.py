@@ -27,6 +27,9 @@ _SMALL = 1e-4
 _PATIENCE = 200
 """Steps after which scales that keep falling are tried at zero; again after twice as many, with Newton steps then."""
 
+_SETTLED, _LOST = 1e-6, 1e-9
+"""Relative step of the parameters below which so small a relative fall of the objective is rounding."""
+
 
 class Carry(NamedTuple):
     """Loop state: parameters, last objective and its last increase, last step length, verdict, a cycle's memory."""
@@ -113,11 +116,14 @@ def _step(
         left = tuple(jnp.where(plain, a, after.slowness * b) for a, b in zip(left, (gain, taken.length), strict=True))
         memory = jax.tree.map(lambda old, new: jnp.where(plain, old, new), memory, after)
     # In single precision differences of log-likelihoods are mostly rounding: there the parameters decide.
-    still = (gain <= noise) | (left[0] <= tol)
+    # Near a singular covariance the log-likelihood has fewer digits than a float: a small fall is rounding there.
+    lost = _LOST * jnp.maximum(jnp.abs(taken.objective), 1.0)
+    rounding = (taken.length <= _SETTLED) & (increase <= 0) & (gain <= lost)
+    still = (gain <= noise) | (left[0] <= tol) | rounding
     # A last digit that goes to and fro is no step: Newton's search ends there.
     near = (left[1] <= max(eps**0.5 * 50, 1e-6)) | (taken.length <= 100 * eps)
     calm = jnp.where(judged, jnp.where(still & near, carry.calm + 1, 0), carry.calm)
-    fell = (increase < -1e4 * eps * jnp.abs(taken.objective) - taken.slack - tol / 10) & ~jnp.asarray(refused)
+    fell = (increase < -1e4 * eps * jnp.abs(taken.objective) - taken.slack - tol / 10) & ~(rounding | refused)
     verdict = jnp.where(judged & (calm >= 2) | (taken.length == 0) & ~jnp.asarray(refused), _DONE, _RUNNING)
     # At a floor the maximum in closed form was not taken, so the objective may fall: that is degeneracy, not a bug.
     floored = functools.reduce(jnp.logical_or, [f == FLOORED for f in carry.flags.values()])
