@@ -18,6 +18,7 @@ KNOWN = {
     "hidden_cause": [],
     "sleepstudy": [-875.969672],
     "air_quality": [-2326.697383],
+    "factor_analysis": [-817.795671],  # χ²(4) = 6.1066
     "pump_failures": [-32.257836],
     "lsat": [-2466.653377],
     "earthquakes": [-341.878701, -328.527483],
