@@ -18,8 +18,10 @@ from ._family import (
     LogPower,
     MultivariateNormal,
     Normal,
+    alternatives,
+    embedded,
     exponent_of,
-    kernel_of,
+    spanned,
 )
 from ._links import Dependence, analyse, describe, flat_index, is_concrete, own_coordinates, whole_event
 from ._model import Model
@@ -36,6 +38,7 @@ class Entrance:
         kernel: its features.
         element: over the site's batch axes, compact: flat number of the element that is met.
         family: of a site with a latent argument; None for the latent's own density.
+        columns: which of the kernel's features the family's are; None for all of them, in order.
         matrix: of the latent's own density: (F, 1 + M), its statistics in terms of (1, φ(u)).
         base: of the latent's own density: its log base measure, a constant.
     """
@@ -44,6 +47,7 @@ class Entrance:
     kernel: AbstractKernel
     element: np.ndarray
     family: LatentArgument | None = None
+    columns: tuple[int, ...] | None = None
     matrix: np.ndarray | None = None
     base: float = 0.0
 
@@ -69,17 +73,34 @@ def find_entrances(model: Model, declined: Mapping[str, str]) -> dict[str, Entra
     """
     result: dict[str, Entrance] = {}
     for name in model.conjugates:
-        shape = model.program.shape(model.reads[name].number)
-        found = analyse(model.program, {model.reads[name].number: (name, own_coordinates(shape))})
-        for site in model.sites.values():
-            entrance = _entrance(model, name, site, found, declined[site.name])
-            if entrance is None:
-                continue
-            if site.name in result:
-                _refuse(model, name, f"{site.name!r} holds the latent {result[site.name].latent!r} too: together they "
+        for site, entrance in _entrances(model, name, declined).items():
+            if site in result:
+                _refuse(model, name, f"{site!r} holds the latent {result[site].latent!r} too: together they "
                         "are not conjugate")  # fmt: skip
-            result[site.name] = entrance
+            result[site] = entrance
     return result
+
+
+def _entrances(model: Model, name: str, declined: Mapping[str, str]) -> dict[str, Entrance]:
+    """Where one latent enters, by the first kernel that has the features of all those places.
+
+    Raises:
+        Refusal: none has; why the kernel of its own density has not.
+    """
+    shape = model.program.shape(model.reads[name].number)
+    found = analyse(model.program, {model.reads[name].number: (name, own_coordinates(shape))})
+    own = model.sites[name]
+    kernel = own_kernel(own, model.program, model.outputs[name])
+    assert kernel is not None
+    refusals = []
+    for candidate in dict.fromkeys((kernel, *alternatives(own.constraint))):
+        try:
+            pairs = ((site.name, _entrance(model, name, site, found, declined[site.name], candidate))
+                     for site in model.sites.values())  # fmt: skip
+            return {site: entrance for site, entrance in pairs if entrance is not None}
+        except Refusal as refusal:
+            refusals.append(refusal)
+    raise refusals[0]
 
 
 def _refuse(model: Model, latent: str, why: str) -> NoReturn:
@@ -89,10 +110,12 @@ def _refuse(model: Model, latent: str, why: str) -> NoReturn:
     )
 
 
-def _entrance(model: Model, latent: str, site: Site, found: Mapping[int, Dependence], declined: str) -> Entrance | None:
+def _entrance(
+    model: Model, latent: str, site: Site, found: Mapping[int, Dependence], declined: str, kernel: AbstractKernel
+) -> Entrance | None:
     """How one site holds a latent, or None where it does not."""
     if site.name == latent:
-        return _own(model, site, declined)
+        return _own(model, site, declined, kernel)
     out = model.outputs[site.name]
     if not any(i in found for i in jax.tree.leaves(out)):
         return None
@@ -108,49 +131,43 @@ def _entrance(model: Model, latent: str, site: Site, found: Mapping[int, Depende
     if len(hits) != 1:
         _refuse(model, latent, f"it enters site {site.name!r} through both {' and '.join(hits)}" if hits
                 else f"the support of site {site.name!r} depends on it")  # fmt: skip
-    return _argument(model, latent, site, hits[0], found[out["arguments"][hits[0]]])
+    return _argument(model, latent, site, hits[0], found[out["arguments"][hits[0]]], kernel)
 
 
-def _own(model: Model, site: Site, declined: str) -> Entrance:
+def _own(model: Model, site: Site, declined: str, kernel: AbstractKernel) -> Entrance:
     """A latent's own density."""
     out, family = model.outputs[site.name], site.family
-    kernel = own_kernel(site, model.program, out)
-    assert family is not None and kernel is not None
+    assert family is not None
     if declined:
         _refuse(model, site.name, declined)
     if out["mask"] is not None:
         _refuse(model, site.name, "it is masked: an element that is masked out has no density")
     constants = {n: float(np.ravel(model.program.known[out["arguments"][n]])[0]) for n in family.constants}
-    with jax.ensure_compile_time_eval():
-        points = jnp.asarray(kernel.points())
-        features = np.asarray(kernel.features(points))
-        statistics = np.asarray(family.statistics(points, constants))
-        base = np.asarray(family.log_base(points, constants))
-    basis = np.concatenate([np.ones((len(features), 1)), features], 1)
-    # Statistics are sums of features: whole numbers, which rounding recovers and the points confirm.
-    matrix = np.round(np.linalg.lstsq(basis, statistics, rcond=None)[0])
-    if np.abs(basis @ matrix - statistics).max() > 1e-4 or np.ptp(base) > 1e-4:
+    found = spanned(kernel, family, constants)
+    if found is None:
         _refuse(model, site.name, f"its statistics are not sums of {', '.join(kernel.describe)}")
+    matrix, base = found
     count = int(np.prod(site.batch_shape))
     element = np.arange(count).reshape(site.batch_shape)
-    return Entrance(site.name, kernel, element, None, matrix.T, float(base[0]))
+    return Entrance(site.name, kernel, element, None, None, matrix, base)
 
 
-def _argument(model: Model, latent: str, site: Site, argument: str, d: Dependence) -> Entrance:
+def _argument(
+    model: Model, latent: str, site: Site, argument: str, d: Dependence, kernel: AbstractKernel
+) -> Entrance:  # fmt: skip
     """A site one of whose arguments is a latent."""
     family = site.family
     assert family is not None
     where = f"the {argument} of site {site.name!r} ({site.distribution})"
-    own = model.sites[latent]
-    kernel = own_kernel(own, model.program, model.outputs[latent])
-    assert kernel is not None
+    held = None
     if not d.selects(latent):
         _refuse(model, latent, f"each element of {where} depends on several elements of it (or an index hides which: "
                 "a latent's, or one that is traced)")  # fmt: skip
     conditional = _conditional(model, latent, site, argument)
     power = d.power if kernel.scales else 1.0 if d.pure else None
     if conditional is not None and power is not None:
-        if kernel_of(conditional, power, getattr(kernel, "size", 1)) != kernel:
+        held = embedded(conditional, power, kernel)
+        if held is None:
             _refuse(model, latent, f"it enters its own density through {{{', '.join(kernel.describe)}}} and {where} "
                     f"through {{{_features(conditional, power)}}}, so the two are not conjugate")  # fmt: skip
     elif conditional is None:
@@ -158,9 +175,9 @@ def _argument(model: Model, latent: str, site: Site, argument: str, d: Dependenc
     else:
         form = "c · u^p" if kernel.scales else "a selection"
         _refuse(model, latent, f"{where} is {describe(d)} in it, not {form}")
-    assert power is not None
+    assert power is not None and held is not None
     element = _element(model, latent, site, argument, d, where)
-    return Entrance(latent, kernel, element, LatentArgument(family, argument, float(power), kernel))
+    return Entrance(latent, kernel, element, LatentArgument(family, argument, float(power), held[0]), held[1])
 
 
 def _features(conditional: Conditional, power: float) -> str:

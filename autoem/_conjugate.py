@@ -13,9 +13,9 @@ import numpy as np
 from ._conjugacy import Entrance
 from ._evidence import Conjugate, Factor, Part, Rows, over_states
 from ._factors import Skeleton
-from ._family import LatentArgument
+from ._family import AbstractKernel, HalfLine, LatentArgument
 from ._laid import Laid
-from ._links import flat_index
+from ._links import flat_index, is_concrete
 from ._model import Model
 from ._types import Array, Refusal
 
@@ -52,12 +52,34 @@ def lay_out_conjugate(
         cells = offsets[entrance.latent] + _spread(entrance.element, factor.batch_shape)
         for name in factor.latents:
             _meet(model, met[name], name, skeleton, cells, entrance.latent)
+    _require_data(parts, kernels, sizes)
     engine = Conjugate(
         tuple(Part(n, kernels[n], sizes[n], tuple(rows)) for n, rows in parts.items()),
         tuple(f for f, _ in relevant),
         states,
     )
     return Laid(engine, lambda: engine, engine.cells, met)
+
+
+def _require_data(parts: dict[str, list[Rows]], kernels: dict[str, AbstractKernel], sizes: dict[str, int]) -> None:
+    """An exponential prior is a truncated normal only where there is a datum: without, its square has no coefficient.
+
+    Raises:
+        Refusal: an element of such a latent meets no datum.
+    """
+    for name, kernel in kernels.items():
+        if not isinstance(kernel, HalfLine):
+            continue
+        own = next(rows for rows in parts[name] if rows.own)
+        if np.any(np.asarray(own.statistics)[:, 2]):
+            continue
+        met = np.zeros(sizes[name], bool)
+        for rows in (r for r in parts[name] if not r.own and is_concrete(r.statistics)):
+            weight = np.abs(np.asarray(rows.statistics)).max((0, 2)) > 0
+            met[np.arange(sizes[name])[weight] if rows.element is None else np.asarray(rows.element)[weight]] = True
+        if not met.all():
+            raise Refusal(f"An element of the latent {name!r} meets no datum: its density is exponential, that of the "
+                          "others truncated normal.")  # fmt: skip
 
 
 def _spread(compact: np.ndarray, batch: Sequence[int]) -> np.ndarray:
@@ -97,7 +119,15 @@ def _rows(
     statistics, base = _added_up(factor, row.reshape(-1), len(pairs), states)
     element, kept = pairs // count, pairs % count
     aligned = np.array_equal(element, np.arange(size))
-    return Rows(index, statistics, base, None if count == 1 else kept, None if aligned else element, False)
+    return Rows(
+        index,
+        statistics,
+        base,
+        None if count == 1 else kept,
+        None if aligned else element,
+        False,
+        entrance.columns,
+    )
 
 
 def _added_up(factor: Factor, row: np.ndarray, count: int, states: tuple[tuple[str, int], ...]) -> tuple[Any, Any]:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpyro.distributions as dist
 
 from ._evidence import Conjugate, Mixed, log_density
+from ._family import HalfLine
 from ._gaussian_posterior import state_distribution
 from ._sites import Site
 from ._types import Array, Key
@@ -40,7 +41,12 @@ def conjugate_distribution(engine: Conjugate, site: Site, weights: Array | None,
     if weights is None or states == 1:
         return kernel.distribution(eta[..., 0, :]).to_event(site.hidden)
     weights = jnp.reshape(weights, (states, *site.batch_shape))
-    mixture = dist.MixtureSameFamily(state_distribution(weights), kernel.distribution(eta), validate_args=False)
+    mixing = state_distribution(weights)
+    if isinstance(kernel, HalfLine):  # NumPyro wants to be told that all components have one support
+        each = [kernel.distribution(eta[..., state, :]) for state in range(states)]
+        mixture = dist.MixtureGeneral(mixing, each, support=each[0].support, validate_args=False)
+    else:
+        mixture = dist.MixtureSameFamily(mixing, kernel.distribution(eta), validate_args=False)
     return mixture.to_event(site.hidden)
 
 

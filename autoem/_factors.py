@@ -185,7 +185,9 @@ def _is_scaled_by_data(skeleton: Skeleton, data: Mapping[str, Any]) -> bool:
     if entrance.family.argument_ndims[entrance.family.argument]:
         return False
     c = data[entrance.family.argument]
-    return c is not None and is_concrete(c) and np.size(c) > 1 and bool(np.all(np.asarray(c) > 0))
+    if c is None or not is_concrete(c) or np.size(c) < 2:
+        return False
+    return entrance.family.quadratic or bool(np.all(np.asarray(c) > 0))
 
 
 def _unscaled(

@@ -13,10 +13,20 @@ import numpy as np
 import numpyro.distributions as dist
 
 from ._densities import log_density
-from ._family import AbstractFamily, AbstractKernel, AbstractScaleMixture, Odds, Uniform, find_family, kernel_of
+from ._family import (
+    AbstractFamily,
+    AbstractKernel,
+    AbstractScaleMixture,
+    Odds,
+    Uniform,
+    alternatives,
+    find_family,
+    kernel_of,
+    spanned,
+)
 from ._links import Program, is_concrete
 from ._types import Refusal
-from ._wrappers import element_shape, is_discrete, outlined_step_by_step, peel, step_by_step
+from ._wrappers import argument, element_shape, is_discrete, outlined_step_by_step, peel, step_by_step
 
 _BERNOULLI = (dist.BernoulliProbs, dist.BernoulliLogits)
 _CATEGORICAL = (dist.CategoricalProbs, dist.CategoricalLogits)
@@ -166,7 +176,7 @@ def site_outputs(site: Site, again: Mapping[str, Any]) -> dict[str, Any]:
     arguments = {}
     if site.family is not None:
         for name in site.family.argument_ndims:
-            arguments[name] = jnp.asarray(getattr(base, name))
+            arguments[name] = jnp.asarray(argument(base, name))
     log_prob = log_density(base, value)
     support = inspect.getattr_static(type(base), "support", None)
     if support is None or isinstance(support, property):
@@ -190,4 +200,12 @@ def own_kernel(site: Site, program: Program, outputs: Mapping[str, Any]) -> Abst
     shapes = {n: jax.ShapeDtypeStruct(program.shape(i), jnp.result_type(float)) for n, i in arguments.items()}
     conditional = jax.eval_shape(site.family.value_conditional, shapes)
     shape = program.shape(outputs["value"])
-    return kernel_of(conditional, size=shape[-1] if shape else 1)
+    kernel = kernel_of(conditional, size=shape[-1] if shape else 1)
+    if kernel is not None or site.role == "latent":
+        return kernel
+    numbers = {n: program.known.get(arguments[n]) for n in site.family.constants}
+    if not all(v is not None and is_concrete(v) and np.unique(v).size == 1 for v in numbers.values()):
+        return None
+    constants = {n: float(np.ravel(v)[0]) for n, v in numbers.items()}  # type: ignore[arg-type]
+    held = (k for k in alternatives(site.constraint) if (s := spanned(k, site.family, constants)) and len(s[0]) > 1)
+    return next(held, None)

@@ -111,3 +111,9 @@ def _noise(walk: Any) -> tuple[str, Any]:
     noise = peel(walk.base_dist).base
     name = next(n for n in ("covariance_matrix", "precision_matrix", "scale_tril") if n in noise.__dict__)
     return name, getattr(noise, name)
+
+
+def argument(base: Any, name: str) -> Any:
+    """An argument of a distribution without wrappers; of a truncated one, perhaps of what is truncated."""
+    held = base if hasattr(base, name) else base.base_dist
+    return getattr(held, name)

@@ -22,7 +22,8 @@ from numpyro.distributions import constraints
 def grid(support: Any, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Points (G, *event), log weights (G,), and a point in the middle."""
     step = 0.06
-    if support is constraints.positive:
+    if support is constraints.positive or (getattr(support, "lower_bound", None) == 0 and not hasattr(
+        support, "upper_bound")):  # fmt: skip
         s = np.arange(-60, 60, step)
         return np.exp(s), s + np.log(step), np.asarray(1.0)
     if float(getattr(support, "lower_bound", 1)) == 0 and float(getattr(support, "upper_bound", 0)) == 1:
@@ -83,9 +84,9 @@ def evidence(model: Callable[..., Any], args: tuple[Any, ...], maximised: tuple[
             probs = jax.nn.softmax(table, -1)
             seen = jnp.cos(points) if n in circles else points
             moments[n] = probs @ seen, probs @ seen**2
-            elsewhere = points[len(points) // 3 + jnp.arange(count)]
+            elsewhere = points[len(points) * 4 // 9 + jnp.arange(count)]
             defect = defect + sum(at(j, elsewhere[j]) for j in range(count))
-        other = {n: p[len(p) // 3 + jnp.arange(middle[n].shape[0])] for n, (p, _) in grids.items()}
+        other = {n: p[len(p) * 4 // 9 + jnp.arange(middle[n].shape[0])] for n, (p, _) in grids.items()}
         return total, (defect - density(other), moments)
 
     def evaluate(params: Mapping[str, Any]) -> Any:

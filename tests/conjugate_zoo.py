@@ -280,6 +280,90 @@ def maximised_with_priors() -> Case:
     return Case(model, (x,), {"a": 1.3, "b": 0.6}, {"u": "gamma"})
 
 
+# -- kernels that no prior was written for ---------------------------------------------------------------------------
+
+
+def half_normal_effect() -> Case:
+    """A HalfNormal times Normal factors, with covariates, a parameter that multiplies it and one group without data."""
+    rng = _rng(30)
+    z, x = rng.normal(size=8), rng.normal(1.0, 1.0, 8)
+
+    def model(group, z, x):
+        tau, sigma, slope = positive("tau"), positive("sigma"), numpyro.param("slope", 1.0)
+        with numpyro.plate("groups", 5):
+            u = numpyro.sample("u", dist.HalfNormal(tau))
+        with numpyro.plate("rows", 8):
+            numpyro.sample("x", dist.Normal(z * slope * u[group], sigma), obs=x)
+
+    return Case(model, (GROUP, z, x), {"tau": 1.3, "sigma": 0.7, "slope": -0.8}, {"u": "truncated normal"})
+
+
+def exponential_inefficiency() -> Case:
+    """The prior has no square: that comes from the data."""
+    x = _rng(31).normal(0.5, 1.0, (4, 2))
+
+    def model(x):
+        rate, sigma = positive("rate"), positive("sigma")
+        with numpyro.plate("firms", 4, dim=-2):
+            u = numpyro.sample("u", dist.Exponential(rate))
+            with numpyro.plate("years", 2, dim=-1):
+                numpyro.sample("x", dist.Normal(-u, sigma), obs=x)
+
+    return Case(model, (x,), {"rate": 0.9, "sigma": 0.8}, {"u": "truncated normal"})
+
+
+def truncated_normal_by_state() -> Case:
+    """A prior whose location is a parameter, and a state that says how the latent is seen."""
+    rng = _rng(32)
+    x = rng.normal(1.0, 1.0, 4)
+
+    def model(x):
+        mu, tau = numpyro.param("mu", 0.5), positive("tau")
+        gain = numpyro.param("gain", jnp.array([1.0, 2.0]))
+        with numpyro.plate("units", 4):
+            s = numpyro.sample("s", dist.Bernoulli(0.4))
+            u = numpyro.sample("u", dist.TruncatedNormal(mu, tau, low=0.0))
+            numpyro.sample("x", dist.Normal(gain[s] * u, 0.6), obs=x)
+
+    params = {"mu": 0.4, "tau": 0.9, "gain": np.array([1.0, -0.7])}
+    return Case(model, (x,), params, {"u": "truncated normal"})
+
+
+def variance_gamma() -> Case:
+    """A Gamma variance (the Laplace, and its relatives) and counts: the kernel has the features of both."""
+    rng = _rng(33)
+    x, y = rng.laplace(size=(5, 2)), rng.poisson(2, 5)
+
+    def model(x, y):
+        a, b, mu = positive("a"), positive("b"), numpyro.param("mu", 0.0)
+        scale = positive("scale")
+        with numpyro.plate("units", 5, dim=-2):
+            v = numpyro.sample("v", dist.Gamma(a, b))
+            with numpyro.plate("repeats", 2, dim=-1):
+                numpyro.sample("x", dist.Normal(mu, scale * jnp.sqrt(v)), obs=x)
+        numpyro.sample("y", dist.Poisson(v[:, 0] * jnp.arange(1.0, 6.0)).to_event(1), obs=y)
+
+    params = {"a": 1.7, "b": 0.8, "mu": 0.2, "scale": 0.9}
+    return Case(model, (x, y), params, {"v": "generalised inverse gaussian"})
+
+
+def inverse_gamma_rates() -> Case:
+    """An inverse Gamma prior of Poisson rates, in groups, one of which has no data, given a state."""
+    rng = _rng(34)
+    x = rng.poisson(3, 8)
+
+    def model(group, x):
+        a = numpyro.param("a", jnp.array([2.0, 3.0]), constraint=POSITIVE)
+        with numpyro.plate("groups", 5):
+            s = numpyro.sample("s", dist.Bernoulli(0.3))
+            u = numpyro.sample("u", dist.InverseGamma(a[s], positive("b")))
+        with numpyro.plate("rows", 8):
+            numpyro.sample("x", dist.Poisson(u[group]), obs=x)
+
+    params = {"a": np.array([2.6, 4.5]), "b": 3.0}
+    return Case(model, (GROUP, x), params, {"u": "generalised inverse gaussian"})
+
+
 # -- given discrete latents --------------------------------------------------------------------------------------------
 
 
@@ -408,6 +492,11 @@ CASES: dict[str, Callable[[], Case]] = {
         masked_and_scaled,
         two_latents_apart,
         maximised_with_priors,
+        half_normal_effect,
+        exponential_inefficiency,
+        truncated_normal_by_state,
+        variance_gamma,
+        inverse_gamma_rates,
         mixture_of_gamma_poissons,
         state_in_the_child,
         one_state_for_many_units,

@@ -384,6 +384,20 @@ ROWS: dict[str, Row] = {
         value=LogPower,
         scipy=lambda x, a: st.halfnorm.logpdf(x, scale=a["scale"]),
     ),
+    "TruncatedNormal low": Row(
+        dist.TruncatedNormal,
+        {"loc": real, "scale": positive, "low": between(-1.0, 1.0)},
+        lambda rng, shape, low, **_: low + rng.exponential(size=shape),
+        numeric=("loc", "scale"),
+        scipy=lambda x, a: st.truncnorm.logpdf(x, (a["low"] - a["loc"]) / a["scale"], np.inf, a["loc"], a["scale"]),
+    ),
+    "TruncatedNormal high": Row(
+        dist.TruncatedNormal,
+        {"loc": real, "scale": positive, "high": between(-1.0, 1.0)},
+        lambda rng, shape, high, **_: high - rng.exponential(size=shape),
+        numeric=("loc", "scale"),
+        scipy=lambda x, a: st.truncnorm.logpdf(x, -np.inf, (a["high"] - a["loc"]) / a["scale"], a["loc"], a["scale"]),
+    ),
     "Weibull": Row(
         dist.Weibull,
         {"scale": positive, "concentration": positive},

@@ -316,10 +316,6 @@ def square():
     poisson(unit_gamma() ** 2)
 
 
-def variance_of_a_gamma():
-    numpyro.sample("x", dist.Normal(0.0, jnp.sqrt(unit_gamma())).to_event(1), obs=REALS)
-
-
 def mean_and_precision():
     u = unit_gamma()
     numpyro.sample("x", dist.Normal(u, 1 / jnp.sqrt(u)).to_event(1), obs=REALS)
@@ -436,6 +432,34 @@ def half_normal():
     numpyro.sample("x", dist.Normal(0.0, s * jnp.ones(4)).to_event(1), obs=REALS)
 
 
+def offset_location():
+    u = numpyro.sample("u", dist.HalfNormal(positive("a")))
+    numpyro.sample("x", dist.Normal(u + REALS, 1.0).to_event(1), obs=REALS)
+
+
+def power_of_a_location():
+    u = numpyro.sample("u", dist.HalfNormal(positive("a")))
+    numpyro.sample("x", dist.Normal(u**2 * REALS, 1.0).to_event(1), obs=REALS)
+
+
+def without_a_datum():
+    """Exponential where there are no data, truncated normal where there are."""
+    with numpyro.plate("units", 3):
+        u = numpyro.sample("u", dist.Exponential(positive("a")))
+    numpyro.sample("x", dist.Normal(u[jnp.array([0, 0, 1, 1])], 1.0).to_event(1), obs=REALS)
+
+
+def mean_and_rate():
+    u = numpyro.sample("u", dist.Exponential(positive("a")))
+    numpyro.sample("x", dist.Normal(u * jnp.ones(4), 1.0).to_event(1), obs=REALS)
+    numpyro.sample("y", dist.Poisson(u * jnp.ones(4)).to_event(1), obs=COUNTS)
+
+
+def between_two_bounds():
+    u = numpyro.sample("u", dist.TruncatedNormal(0.0, positive("a"), low=0.0, high=2.0))
+    numpyro.sample("x", dist.Normal(u * jnp.ones(4), 1.0).to_event(1), obs=REALS)
+
+
 def half_cauchy():
     positive("a")
     s = numpyro.sample("s", dist.HalfCauchy(1.0))
@@ -456,7 +480,6 @@ REFUSED = {
     power_of_two_halves: "is a nonlinear function .mul. in it",
     product_of_neighbours: "each element of the rate of site 'x' .* depends on several elements of it",
     square: r"through \{log u, u\} and the rate of site 'x' .Poisson. through \{log u, u\^2\}",
-    variance_of_a_gamma: r"through \{log u, u\^-1\}, so the two are not conjugate",
     mean_and_precision: "it enters site 'x' through both loc and scale",
     second_child_does_not_fit: r"the loc of site 'y' .Normal. through \{u, uu'\}",
     shape_of_a_gamma: "the concentration of site 'x' .* has no features",
@@ -465,7 +488,7 @@ REFUSED = {
     gaussian_and_precision: "the precision of site 'z' .Normal., .* is not in proportion to 'u': jointly",
     in_a_factor: "site 'extra' .Unit. depends on it, and Unit has no canonical form",
     censored: "site 'x' .Unit. depends on it",
-    truncated_child: "site 'x' .* depends on it, and .* has no canonical form",
+    truncated_child: "the scale of site 'x' .* depends on it, and that argument has no features",
     truncated_prior: "is neither Gaussian nor conjugate",
     one_minus: "is affine in it",
     scaled_probability: "is affine in it, not a selection",
@@ -476,7 +499,12 @@ REFUSED = {
     masked_latent: "is masked",
     scaled_latent: "has a scale",
     as_a_mask: "the mask of site 'x' depends on it",
-    half_normal: "HalfNormal is neither Gaussian nor conjugate",
+    half_normal: r"its own density through \{u, u²\} and the scale of site 'x' .* through \{log u, u\^-2\}",
+    offset_location: "is affine in it",
+    power_of_a_location: r"its own density through \{u, u²\} and the loc of site 'x'",
+    without_a_datum: "An element of the latent 'u' meets no datum",
+    mean_and_rate: "the two are not conjugate",
+    between_two_bounds: "is neither Gaussian nor conjugate",
     half_cauchy: "HalfCauchy is neither Gaussian nor conjugate",
     prior_of_a_parameter: "The prior of the maximised site 'm' depends on the latent",
 }

@@ -9,14 +9,16 @@ import pytest
 from jax.scipy.special import gammaln
 from numpy.testing import assert_allclose
 from numpyro.distributions import constraints
-from scipy import integrate
+from scipy import integrate, special
 
 import autoem
-from autoem._family import LatentArgument, Odds, find_family, kernel_of
+from autoem._family import HalfLine, LatentArgument, Odds, alternatives, find_family, kernel_of
 from autoem._family._conditional import Circular, InverseMatrix, LogPower, LogSimplex
 from autoem._uncertainty import certify
 
 ONE = jnp.ones(())
+HALF = HalfLine(0.0)
+GENERAL = alternatives(constraints.positive)[1]
 KERNELS = {
     "gamma": (kernel_of(LogPower(ONE, ONE, 1.0)), [1.3, -0.7], (0, np.inf)),
     "gamma without a mode inside": (kernel_of(LogPower(ONE, ONE, 1.0)), [-0.4, -0.7], (0, np.inf)),
@@ -24,6 +26,14 @@ KERNELS = {
     "beta": (Odds(), [1.2, 0.6], (0, 1)),
     "beta with one end": (Odds(), [-0.3, 0.6], (0, 1)),
     "beta with two ends": (Odds(), [-0.3, -0.5], (0, 1)),
+    "truncated normal": (HALF, [0.7, -0.6], (0, np.inf)),
+    "truncated normal in its tail": (HALF, [-9.0, -0.5], (0, np.inf)),
+    "exponential": (HALF, [-2.0, 0.0], (0, np.inf)),
+    "truncated elsewhere": (HalfLine(0.5), [-0.7, -0.6], (0.5, np.inf)),
+    "truncated from above": (HalfLine(0.5, -1), [0.7, -0.6], (-np.inf, 0.5)),
+    "generalised": (GENERAL, [0.3, -1.2, -0.7], (0, np.inf)),
+    "generalised of negative order": (GENERAL, [-3.3, -0.2, -1.7], (0, np.inf)),
+    "generalised without an inverse": (GENERAL, [1.3, -0.7, 0.0], (0, np.inf)),
     "von mises": (kernel_of(Circular(ONE, ONE)), [1.2, -0.8], (-np.pi, np.pi)),
 }
 
@@ -36,12 +46,12 @@ def test_kernel(name):
     def density(u):
         return float(jnp.exp(jnp.sum(eta * kernel.features(jnp.asarray(u)))))
 
-    middle = 0.5 if high == 1 else 1.0
+    middle = 0.5 if high == 1 else 0.0 if low == -np.inf else 1.0
     pieces = [(low, middle), (middle, high)]
     total = sum(integrate.quad(density, a, b, epsabs=1e-12)[0] for a, b in pieces)
     assert_allclose(kernel.log_normaliser(eta), np.log(total), rtol=1e-7, atol=1e-8)
     features = jax.grad(kernel.log_normaliser)(eta)
-    for i in range(2):
+    for i in range(kernel.width):
         mean = sum(
             integrate.quad(lambda u, i=i: density(u) * float(kernel.features(jnp.asarray(u))[i]), a, b)[0]
             for a, b in pieces
@@ -49,12 +59,38 @@ def test_kernel(name):
         assert_allclose(features[i], mean / total, rtol=1e-5, atol=1e-6)
     points = jnp.asarray(kernel.points())
     expected = kernel.features(points) @ eta - kernel.log_normaliser(eta)
-    assert_allclose(kernel.distribution(eta).log_prob(points), expected, rtol=1e-9, atol=1e-10)
+    if name != "exponential":  # NumPyro's truncated normal has no infinite scale
+        law = kernel.distribution(eta)
+        assert_allclose(law.log_prob(points), expected, rtol=1e-9, atol=1e-10)
+        draws = law.sample(jax.random.key(0), (4000,))
+        assert_allclose(jnp.mean(kernel.features(draws), 0), features, atol=5 * jnp.std(kernel.features(draws)) / 60)
     mode = kernel.mode(eta)
     around = jnp.concatenate([points, mode * (1 + jnp.array([-1e-3, 1e-3]))])
     # On the boundary it is stopped just inside.
-    around = around[(around >= max(low, 1e-10)) & (around <= (1 - 1e-10 if high == 1 else high))]
+    around = around[(around >= low + 1e-10) & (around <= high - 1e-10)]
     assert jnp.all(jnp.sum(eta * kernel.features(mode)) >= kernel.features(around) @ eta - 1e-12)
+
+
+def test_bessel_functions():
+    """The generalised inverse Gaussian's normaliser over forty orders of magnitude, against SciPy's."""
+    orders, ends = [-300, -20, -3, -0.5, -0.01, 0, 0.3, 2, 50, 1000], [1e-8, 1e-3, 1, 300.0]
+    p, a, b = (g.ravel() for g in np.meshgrid(orders, ends, ends))
+    x = 2 * np.sqrt(a * b)
+    truth = np.log(2 * special.kve(p, x)) - x + p / 2 * np.log(b / a)
+    found = GENERAL.log_normaliser(jnp.stack([p - 1, -a, -b], -1))
+    finite = np.isfinite(truth)
+    assert finite.sum() > 100
+    assert_allclose(np.asarray(found)[finite], truth[finite], rtol=1e-10, atol=1e-10)
+
+
+def test_the_tail_of_a_truncated_normal():
+    """Mean distance from the bound where its own formula cancels."""
+    mean = jax.grad(HALF.log_normaliser)
+    for t in (-30.0, 3.9, 4.1, 30.0):
+        expected = np.sqrt(2 / np.pi) / special.erfcx(t / np.sqrt(2)) - t
+        assert_allclose(mean(jnp.array([-t, -0.5]))[0], expected, rtol=1e-10)
+    t = 1e5
+    assert_allclose(mean(jnp.array([-t, -0.5]))[0], 1 / t - 2 / t**3, rtol=1e-14)
 
 
 def test_simplex_kernel():

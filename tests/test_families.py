@@ -24,6 +24,7 @@ from autoem._family import (
     Quadratic,
     find_family,
 )
+from autoem._wrappers import argument
 from tests.families import ROWS, Row, log_density
 
 compiled = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})  # runs once
@@ -64,7 +65,7 @@ def parts(fn: Any) -> tuple[Any, dict[str, Any], dict[str, Any]]:
     """The family, its arguments as the package fetches them, and those of them that are constants."""
     family = find_family(fn)
     assert family is not None
-    arguments = {name: getattr(fn, name) for name in family.argument_ndims}
+    arguments = {name: argument(fn, name) for name in family.argument_ndims}
     return family, arguments, {name: arguments[name] for name in family.constants}
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from .._family import AbstractKernel, LatentArgument
 from .._types import Array, Leaf
@@ -33,6 +34,7 @@ class Rows(eqx.Module):
         kept: (P,) flat index into the slots' batch axes; None where these have one element.
         element: (P,) element of the latent; None where row j goes with element j.
         own: whether the site is the latent's own density.
+        columns: which of the latent's features the site has; None for all of them, in order.
     """
 
     factor: int = eqx.field(static=True)
@@ -41,6 +43,7 @@ class Rows(eqx.Module):
     kept: Leaf | None
     element: Leaf | None
     own: bool = eqx.field(static=True)
+    columns: tuple[int, ...] | None = eqx.field(static=True, default=None)
 
 
 class Part(eqx.Module):
@@ -98,7 +101,11 @@ class Conjugate(eqx.Module):
             total: Any = jnp.zeros((states, part.size, 1 + part.kernel.width))
             for rows in part.rows:
                 base = jnp.pad(jnp.asarray(rows.base)[..., None], ((0, 0), (0, 0), (0, part.kernel.width)))
-                found = self._contribution(rows, slots[rows.factor]) + base
+                found = self._contribution(rows, slots[rows.factor])
+                if rows.columns is not None:
+                    wide = jnp.zeros((*found.shape[:-1], 1 + part.kernel.width), found.dtype)
+                    found = wide.at[..., np.array([0, *(1 + c for c in rows.columns)])].set(found)
+                found = found + base
                 total = total + found if rows.element is None else total.at[:, rows.element].add(found)
             result.append(total)
         return result

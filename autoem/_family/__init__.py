@@ -18,12 +18,19 @@ from ._conditional import (
     safe_log as safe_log,
     symmetrise as symmetrise,
 )
+from ._half_line import HalfLine as HalfLine
 from ._kernel import (
     AbstractKernel as AbstractKernel,
     Odds as Odds,
     Power as Power,
     exponent_of as exponent_of,
     kernel_of as kernel_of,
+)
+from ._recognition import (
+    alternatives as alternatives,
+    embedded as embedded,
+    half_line as half_line,
+    spanned as spanned,
 )
 from ._scale_mixture import AbstractScaleMixture as AbstractScaleMixture
 from .asymmetric_laplace import AsymmetricLaplace
@@ -52,6 +59,7 @@ from .pareto import Pareto
 from .poisson import Poisson
 from .soft_laplace import SoftLaplace
 from .student_t import StudentT
+from .truncated_normal import TruncatedNormal
 from .uniform import Uniform as Uniform
 from .von_mises import VonMises
 from .weibull import Weibull
@@ -80,6 +88,7 @@ FAMILIES: tuple[type[AbstractFamily], ...] = (
     Logistic,
     SoftLaplace,
     HalfNormal,
+    TruncatedNormal,
     Weibull,
     Pareto,
     Uniform,

@@ -19,7 +19,7 @@ import numpyro.distributions as dist
 from jax.scipy.special import gammaln, i0e
 
 from .._types import Array
-from ._conditional import Circular, Conditional, InverseMatrix, LogOdds, LogPower, LogSimplex
+from ._conditional import Circular, Conditional, InverseMatrix, LogOdds, LogPower, LogSimplex, Quadratic
 from ._features import log_complement, stack, unstack
 
 _SMALLEST = 1e-10
@@ -326,8 +326,10 @@ def exponent_of(conditional: LogPower | InverseMatrix) -> float:
     return conditional.exponent if isinstance(conditional, LogPower) else _MATRICES[conditional.form]
 
 
-def multiplied(conditional: LogPower | InverseMatrix, argument: Array) -> LogPower:
-    """The conditional of a positive number v that multiplies the argument, at v = 1."""
+def multiplied(conditional: LogPower | InverseMatrix | Quadratic, argument: Array) -> LogPower | Quadratic:
+    """The conditional of a number v that multiplies the argument, at v = 1."""
+    if isinstance(conditional, Quadratic):
+        return Quadratic(conditional.precision * argument**2, conditional.linear * argument)
     if isinstance(conditional, LogPower):
         power = conditional.power * jnp.asarray(argument) ** conditional.exponent
         return LogPower(conditional.log, power, conditional.exponent)
@@ -347,6 +349,8 @@ def coefficients_of(conditional: Any) -> Array:
     """A conditional's coefficients of the argument's own features, on a trailing axis."""
     if isinstance(conditional, LogPower):
         return stack(conditional.log, conditional.power)
+    if isinstance(conditional, Quadratic):
+        return stack(conditional.linear, -conditional.precision / 2)
     if isinstance(conditional, LogOdds):
         return stack(conditional.successes, conditional.failures)
     if isinstance(conditional, Circular):

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from .._types import Array, Arrays
 from ._base import AbstractFamily
-from ._conditional import Conditional, InverseMatrix, LogPower
+from ._conditional import Conditional, InverseMatrix, LogPower, Quadratic
 from ._kernel import AbstractKernel, coefficients_of, multiplied
 
 
@@ -87,6 +87,9 @@ class LatentArgument(AbstractFamily):
             own = jnp.moveaxis(coefficients_of(multiplied(conditional, given[self.argument])), 0, -2)
             constant = slots - own[..., 1]
             own = own * jnp.array([self.power, 1.0])
+        elif isinstance(conditional, Quadratic):
+            own = jnp.moveaxis(coefficients_of(multiplied(conditional, given[self.argument])), 0, -2)
+            constant = slots - own[..., 0] - own[..., 1]
         else:
             own = jnp.moveaxis(coefficients_of(conditional), 0, -2)
             constant = slots - jnp.einsum("...fm,...m->...f", own, self.kernel.features(given[self.argument]))
@@ -94,13 +97,21 @@ class LatentArgument(AbstractFamily):
         both = jnp.concatenate([jnp.broadcast_to(constant, shape[:-1])[..., None], jnp.broadcast_to(own, shape)], -1)
         return jnp.reshape(both, (*shape[:-2], -1))
 
+    @property
+    def quadratic(self) -> bool:
+        """Whether the features are u and u², of a location c · u."""
+        return not hasattr(self.kernel, "exponent")
+
     def scaled(self, statistics: Array, coefficient: Array) -> Array:
-        """(T, T log c / p, T c^e), (..., 3F): what rows with known c add to the coefficients of (1, φ(u)).
+        """(T, T log c / p, T c^e), or (T, T c, T c²): (..., 3F), what rows with known c add to the coefficients.
 
         Such a row meets u' = c^(1/p) u, with features log u + log c / p and c^e u^(pe). Its own argument has c = 1.
         """
-        exponent = self.kernel.exponent / self.power  # type: ignore[attr-defined]
-        log, power = jnp.log(coefficient) / self.power, coefficient**exponent
+        if self.quadratic:
+            log, power = coefficient, coefficient**2
+        else:
+            exponent = self.kernel.exponent / self.power  # type: ignore[attr-defined]
+            log, power = jnp.log(coefficient) / self.power, coefficient**exponent
         return jnp.concatenate([statistics, statistics * log[..., None], statistics * power[..., None]], -1)
 
     def of_scaled(self, split: Array) -> Array:
@@ -108,6 +119,8 @@ class LatentArgument(AbstractFamily):
         constant, log, power = jnp.moveaxis(split, -1, 0)
         none = jnp.zeros_like(log)
         parts = (constant, log, none), (log, none, none), (none, none, power)
+        if self.quadratic:
+            parts = (constant, none, none), (none, log, none), (none, none, power)
         return jnp.concatenate([jnp.stack(p, -1) for p in parts], -2)
 
     def argument_conditional(
@@ -123,12 +136,18 @@ class LatentArgument(AbstractFamily):
         plain = self.inner.argument_conditional(name, split[..., 0], arguments, constants)
         if name == self.argument:
             powers = self.inner.argument_conditional(name, split[..., 2], arguments, constants)
+            if self.quadratic:
+                lines = self.inner.argument_conditional(name, split[..., 1], arguments, constants)
+                assert isinstance(powers, Quadratic) and isinstance(lines, Quadratic)
+                return Quadratic(powers.precision, lines.linear)
             if isinstance(plain, InverseMatrix) and isinstance(powers, InverseMatrix):
                 return InverseMatrix(plain.count, powers.scatter, plain.form)
             assert isinstance(plain, LogPower) and isinstance(powers, LogPower)
             return LogPower(plain.log, powers.power, plain.exponent)
         if plain is None:
             return None
+        if self.quadratic:
+            return self._beside_location(name, split, arguments, constants)
         exponent = self.kernel.exponent / self.power  # type: ignore[attr-defined]
 
         def parts(t: Array) -> tuple[Any, Any]:
@@ -148,6 +167,24 @@ class LatentArgument(AbstractFamily):
 
         (log, _), (_, power), (_, fixed) = parts(split[..., 1]), parts(split[..., 2]), parts(split[..., 0])
         return jax.tree.map(lambda k, k0, k1, k2: k - k0 + self.power * k1 + k2, plain, fixed, log, power)
+
+    def _beside_location(self, name: str, split: Array, arguments: Arrays, constants: Arrays) -> Any:
+        """Another argument's conditional where c · u is the location a: it is K₀ + K₁ a + K₂ a², of each T its part."""
+
+        def part(t: Array, degree: int) -> Any:
+            def at(a: Array) -> Any:
+                return self.inner.argument_conditional(name, t, {**arguments, self.argument: a}, constants)
+
+            location = jnp.asarray(arguments[self.argument])
+            zero, plus, minus = at(jnp.zeros_like(location)), at(location), at(-location)
+            if degree == 0:
+                return zero
+            if degree == 1:
+                return jax.tree.map(lambda p, m: (p - m) / 2, plus, minus)
+            return jax.tree.map(lambda p, m, z: (p + m) / 2 - z, plus, minus, zero)
+
+        parts = (part(split[..., degree], degree) for degree in range(3))
+        return jax.tree.map(lambda a, b, c: a + b + c, *parts)
 
     def value_conditional(self, arguments: Arrays) -> Conditional | None:
         """None: it is nobody's prior."""
