@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ from ._family import (
     LogPower,
     MultivariateNormal,
     Normal,
+    Odds,
     alternatives,
     embedded,
     exponent_of,
@@ -87,11 +88,16 @@ def _entrances(model: Model, name: str, declined: Mapping[str, str]) -> dict[str
     Raises:
         Refusal: none has; why the kernel of its own density has not.
     """
-    shape = model.program.shape(model.reads[name].number)
-    found = analyse(model.program, {model.reads[name].number: (name, own_coordinates(shape))})
+    number = model.reads[name].number
+    coordinates = own_coordinates(model.program.shape(number))
     own = model.sites[name]
     kernel = own_kernel(own, model.program, model.outputs[name])
     assert kernel is not None
+    if isinstance(kernel, Odds):  # 1 - u has the same features: its last coordinate tells the two apart
+        plain = np.zeros((1,) * coordinates[0].ndim, int)  # type: ignore[union-attr]
+        found = analyse(model.program, {number: (name, (*coordinates, plain))}, complements=(name,))
+    else:
+        found = analyse(model.program, {number: (name, coordinates)})
     refusals = []
     for candidate in dict.fromkeys((kernel, *alternatives(own.constraint))):
         try:
@@ -166,7 +172,7 @@ def _argument(
     conditional = _conditional(model, latent, site, argument)
     power = d.power if kernel.scales else 1.0 if d.pure else None
     if conditional is not None and power is not None:
-        held = embedded(conditional, power, kernel)
+        held = embedded(conditional, power, kernel, _complements(site, argument, d.coordinates[latent], kernel))
         if held is None:
             _refuse(model, latent, f"it enters its own density through {{{', '.join(kernel.describe)}}} and {where} "
                     f"through {{{_features(conditional, power)}}}, so the two are not conjugate")  # fmt: skip
@@ -178,6 +184,20 @@ def _argument(
     assert power is not None and held is not None
     element = _element(model, latent, site, argument, d, where)
     return Entrance(latent, kernel, element, LatentArgument(family, argument, float(power), held[0]), held[1])
+
+
+def _complements(site: Site, argument: str, coordinates: Any, kernel: AbstractKernel) -> tuple[int, ...]:
+    """Where an argument is a probability (0) and where its complement (1): one number, or one a component.
+
+    () where it is now this, now that.
+    """
+    if not isinstance(kernel, Odds):
+        return (0,)
+    assert site.family is not None
+    flips = np.asarray(coordinates[-1])
+    size = flips.shape[-1] if site.family.argument_ndims[argument] else 1
+    flat = flips.reshape(-1, size)
+    return tuple(flat[0].tolist()) if np.all(flat == flat[0]) and flat.min() >= 0 else ()
 
 
 def _features(conditional: Conditional, power: float) -> str:
@@ -212,6 +232,8 @@ def _element(model: Model, latent: str, site: Site, argument: str, d: Dependence
     assert family is not None
     shape = model.program.shape(model.reads[latent].number)
     coords = d.coordinates[latent]
+    if isinstance(own_kernel(model.sites[latent], model.program, model.outputs[latent]), Odds):
+        coords = coords[:-1]
     event = model.sites[latent].event_ndim
     if event:
         if not whole_event(coords, event, shape):

@@ -203,6 +203,27 @@ def four_children_of_one_probability() -> Case:
     return Case(model, args, {"sigma": 1.3}, {"p": "beta"})
 
 
+def complements() -> Case:
+    """A probability, one less it, and vectors of the two, by group."""
+    rng = _rng(16)
+    args = (rng.binomial(1, 0.4, 8), rng.binomial(5, 0.4, 8), rng.geometric(0.4, 4) - 1, rng.binomial(1, 0.4, 8),
+            rng.multinomial(6, [0.3, 0.7], 4))  # fmt: skip
+
+    def model(x, y, w, v, t):
+        a, b = positive("a"), positive("b")
+        with numpyro.plate("groups", 4):
+            p = numpyro.sample("p", dist.Beta(a, b))
+            numpyro.sample("w", dist.Geometric(1 - p), obs=w)
+            numpyro.sample("t", dist.Multinomial(6, jnp.stack([1 - p, p], -1)), obs=t)
+        q = 1 - p
+        with numpyro.plate("rows", 8):
+            numpyro.sample("x", dist.Bernoulli(q[GROUP]), obs=x)
+            numpyro.sample("y", dist.Binomial(5, 1 - q[GROUP]), obs=y)
+            numpyro.sample("v", dist.Categorical(jnp.stack([p[GROUP], 1.0 - p[GROUP]], -1)), obs=v)
+
+    return Case(model, args, {"a": 1.6, "b": 2.3}, {"p": "beta"})
+
+
 def dirichlet_multinomial() -> Case:
     rng = _rng(11)
     x = rng.multinomial(9, [0.5, 0.3, 0.2], 4)
@@ -487,6 +508,7 @@ CASES: dict[str, Callable[[], Case]] = {
         variance_and_exponential_scale,
         beta_binomial,
         four_children_of_one_probability,
+        complements,
         dirichlet_multinomial,
         directions,
         masked_and_scaled,

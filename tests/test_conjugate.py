@@ -22,7 +22,7 @@ from autoem._uncertainty import certify
 KEY = jax.random.key(0)
 
 
-QUICK = {"poisson_with_exposure", "dirichlet_multinomial", "state_in_the_child"}
+QUICK = {"poisson_with_exposure", "complements", "dirichlet_multinomial", "state_in_the_child"}
 """Each mechanism once; the others run in `make slow`."""
 
 
@@ -373,9 +373,50 @@ def truncated_prior():
     numpyro.sample("x", dist.Binomial(9, jnp.full(4, p)).to_event(1), obs=COUNTS)
 
 
-def one_minus():
-    p = numpyro.sample("p", dist.Beta(positive("a"), 1.0))
-    numpyro.sample("x", dist.Binomial(9, jnp.full(4, 1 - p)).to_event(1), obs=COUNTS)
+def beta(size=2):
+    with numpyro.plate("units", size):
+        return numpyro.sample("p", dist.Beta(positive("a"), 1.0))
+
+
+def binomial(probs):
+    numpyro.sample("x", dist.Binomial(9, probs).to_event(1), obs=COUNTS)
+
+
+def now_this_now_that():
+    p = beta(4)
+    binomial(jnp.where(np.array([True, True, False, True]), p, 1 - p))
+
+
+def this_and_that():
+    p = beta(4)
+    binomial(p * (1 - p))
+
+
+def complement_of_a_part():
+    binomial(1 - 0.5 * beta(4))
+
+
+def complement_of_a_square():
+    binomial(1 - beta(4) ** 2)
+
+
+def two_less_it():
+    binomial(1 - (2 - beta(4)))
+
+
+def of_two_units():
+    p = beta()
+    numpyro.sample("x", dist.Multinomial(3, jnp.stack([p[0], 1 - p[1]])), obs=COUNTS[:2])
+
+
+def twice_the_same():
+    p = beta()
+    numpyro.sample("x", dist.Multinomial(3, jnp.stack([p[0], p[0]])), obs=COUNTS[:2])
+
+
+def complement_of_a_component():
+    p = numpyro.sample("p", dist.Dirichlet(positive("a") * jnp.ones(4)))
+    binomial(1 - p)
 
 
 def scaled_probability():
@@ -490,7 +531,14 @@ REFUSED = {
     censored: "site 'x' .Unit. depends on it",
     truncated_child: "the scale of site 'x' .* depends on it, and that argument has no features",
     truncated_prior: "is neither Gaussian nor conjugate",
-    one_minus: "is affine in it",
+    now_this_now_that: "several elements of it|so the two are not conjugate",
+    this_and_that: "depends on several elements of it",
+    complement_of_a_part: "is affine in it",
+    complement_of_a_square: "is a nonlinear function",
+    two_less_it: "is affine in it",
+    of_two_units: "several elements of it in one matrix",
+    twice_the_same: "so the two are not conjugate",
+    complement_of_a_component: "is affine in it",
     scaled_probability: "is affine in it, not a selection",
     reversed_probabilities: "not a selection of whole vectors",
     one_of_the_probabilities: "so the two are not conjugate",

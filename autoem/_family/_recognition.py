@@ -13,7 +13,7 @@ from ._base import AbstractFamily
 from ._conditional import Conditional, Quadratic
 from ._generalised import Generalised
 from ._half_line import HalfLine
-from ._kernel import AbstractKernel, Power, kernel_of
+from ._kernel import AbstractKernel, Odds, Power, Simplex, kernel_of
 
 
 def half_line(constraint: Any) -> tuple[float, int] | None:
@@ -53,12 +53,20 @@ def spanned(kernel: AbstractKernel, family: AbstractFamily, constants: Arrays) -
 
 
 def embedded(
-    conditional: Conditional, power: float, kernel: AbstractKernel
+    conditional: Conditional, power: float, kernel: AbstractKernel, complements: tuple[int, ...] = (0,)
 ) -> tuple[AbstractKernel, tuple[int, ...] | None] | None:
     """The features of an argument c · u^power, and which of the kernel's these are (None: all of them, in order).
 
+    Args:
+        conditional: of the argument.
+        power: exponent of the unknown in it.
+        kernel: of the unknown.
+        complements: of a probability, whether the argument (or each component of it) is u (0) or 1 - u (1).
+
     Returns None where the kernel does not have them.
     """
+    if isinstance(kernel, Odds):
+        return _of_probability(conditional, complements)
     own = kernel_of(conditional, power, getattr(kernel, "size", 1))
     if own == kernel:
         return kernel, None
@@ -66,4 +74,17 @@ def embedded(
         return own, (0, 1 if own.exponent > 0 else 2)
     if isinstance(kernel, HalfLine) and isinstance(conditional, Quadratic) and not conditional.ndim and power == 1:
         return kernel, None
+    return None
+
+
+def _of_probability(
+    conditional: Conditional, complements: tuple[int, ...]
+) -> tuple[AbstractKernel, tuple[int, ...] | None] | None:
+    """{log u, log(1 - u)}: of a probability, of its complement, of the two in a vector."""
+    pair = len(complements) == 2 and sum(complements) == 1
+    own = kernel_of(conditional, 1.0, 2 if pair else 1)
+    if isinstance(own, Simplex) and pair:
+        return own, complements
+    if isinstance(own, Odds) and len(complements) == 1:
+        return own, (1, 0) if complements[0] else None
     return None

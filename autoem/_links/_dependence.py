@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -127,7 +127,10 @@ def _product(node: Node, operands: Sequence[Dependence | None], coords: Any) -> 
 
 
 def analyse(
-    program: Program, unknowns: Mapping[int, tuple[str, Coordinates]], kinds: bool = True
+    program: Program,
+    unknowns: Mapping[int, tuple[str, Coordinates]],
+    kinds: bool = True,
+    complements: Collection[str] = (),
 ) -> dict[int, Dependence]:
     """Dependence of every value of a program on the given inputs, jointly.
 
@@ -135,14 +138,18 @@ def analyse(
         program: the program.
         unknowns: input number -> (name, own coordinates). Other inputs count as known.
         kinds: whether to work out kinds as well as coordinates.
+        complements: unknowns of which 1 - u is a selection too. They have one coordinate more, the last: 0 where a
+            value is an element, 1 where it is one less an element (kinds are needed).
 
     Returns:
         value number -> Dependence, for the values that depend on an unknown.
     """
     found = {i: Dependence({name: coords}) for i, (name, coords) in unknowns.items()}
     single = {name: [c is not None and c.size == 1 for c in coords] for name, coords in unknowns.values()}
+    for name in complements:
+        single[name][-1] = False  # u and 1 - u are two
     for node in program.nodes:
-        _visit(node, program, found, program.known, kinds, single)
+        _visit(node, program, found, program.known, kinds, single, complements)
     return found
 
 
@@ -153,13 +160,14 @@ def _visit(
     known: Mapping[int, Any],
     kinds: bool,
     single: Mapping[str, Sequence[bool]],
+    complements: Collection[str],
 ) -> None:
     operands = [found.get(i) for i in node.inputs]
     present = [d for d in operands if d is not None]
     if not present:
         return
     if node.body is not None:
-        _visit_body(node, found, known, kinds, single)
+        _visit_body(node, found, known, kinds, single, complements)
         return
     shapes = [program.shape(i) for i in node.inputs]
     outs = [program.shape(i) for i in node.outputs]
@@ -175,6 +183,18 @@ def _visit(
         if not coords:
             continue
         found[out] = _kind(node, operands, data, coords) if kinds else _opaque(coords, node.name, present)
+        if kinds and set(coords) <= set(complements) and _is_complement(node, operands, data):
+            flipped = {n: (*c[:-1], None if c[-1] is None else np.where(c[-1] < 0, -1, 1 - c[-1]))
+                       for n, c in coords.items()}  # fmt: skip
+            found[out] = Dependence(flipped)
+
+
+def _is_complement(node: Node, operands: Sequence[Dependence | None], known: Sequence[Any]) -> bool:
+    """Whether a node is 1 - u with u a selection."""
+    if node.name != "sub" or operands[0] is not None or operands[1] is None:
+        return False
+    one = known[0]
+    return operands[1].pure and one is not None and is_concrete(one) and bool(np.all(np.asarray(one) == 1))
 
 
 def _settled(coords: Coordinates | None, single: Sequence[bool], ndim: int) -> Coordinates:
@@ -184,14 +204,16 @@ def _settled(coords: Coordinates | None, single: Sequence[bool], ndim: int) -> C
     return tuple(only if c is None and one else c for c, one in zip(coords, single, strict=True))
 
 
-def _visit_body(node: Node, found: dict[int, Dependence], known: Mapping[int, Any], kinds: bool, single: Any) -> None:
+def _visit_body(
+    node: Node, found: dict[int, Dependence], known: Mapping[int, Any], kinds: bool, single: Any, complements: Any
+) -> None:
     """Inside a custom-derivative call: what it computes is what counts."""
     body = node.body
     assert body is not None
     inner = {b: found[i] for b, i in zip(body.inputs, node.inputs, strict=True) if i in found}
     data = {**body.known, **{b: known[i] for b, i in zip(body.inputs, node.inputs, strict=True) if i in known}}
     for child in body.nodes:
-        _visit(child, body, inner, data, kinds, single)
+        _visit(child, body, inner, data, kinds, single, complements)
     for out, result in zip(node.outputs, body.outputs, strict=True):
         if result in inner:
             found[out] = inner[result]
