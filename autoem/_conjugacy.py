@@ -19,6 +19,7 @@ from ._family import (
     MultivariateNormal,
     Normal,
     Odds,
+    Power,
     alternatives,
     embedded,
     exponent_of,
@@ -55,8 +56,9 @@ class Entrance:
     @property
     def scales_noise(self) -> bool:
         """Whether the precision of a Normal site is in proportion to the latent, or to its inverse."""
-        inner = None if self.family is None else self.family.inner
-        return isinstance(inner, Normal | MultivariateNormal) and self.family.argument != "loc"  # type: ignore[union-attr]
+        if self.family is None or not isinstance(self.kernel, Power):
+            return False
+        return isinstance(self.family.inner, Normal | MultivariateNormal) and self.family.argument != "loc"
 
 
 def find_entrances(model: Model, declined: Mapping[str, str]) -> dict[str, Entrance]:

@@ -22,6 +22,7 @@ from ._family import (
     alternatives,
     find_family,
     kernel_of,
+    matrix_kernel,
     spanned,
 )
 from ._links import Program, is_concrete
@@ -200,6 +201,8 @@ def own_kernel(site: Site, program: Program, outputs: Mapping[str, Any]) -> Abst
     shapes = {n: jax.ShapeDtypeStruct(program.shape(i), jnp.result_type(float)) for n, i in arguments.items()}
     conditional = jax.eval_shape(site.family.value_conditional, shapes)
     shape = program.shape(outputs["value"])
+    if site.event_ndim == 2:
+        return matrix_kernel(conditional, shape[-1])
     kernel = kernel_of(conditional, size=shape[-1] if shape else 1)
     if kernel is not None or site.role == "latent":
         return kernel

@@ -14,7 +14,7 @@ import numpyro.distributions as dist
 import scipy.stats as st
 from numpyro.distributions import constraints
 
-from autoem._family import Circular, Flat, LogOdds, LogPower, LogSimplex, Quadratic
+from autoem._family import Circular, Flat, InverseMatrix, LogOdds, LogPower, LogSimplex, Quadratic
 
 Named = Mapping[str, Any]
 
@@ -119,6 +119,12 @@ def above(rng: np.random.Generator, shape: tuple[int, ...], *, scale: Any, **_: 
     return scale + rng.exponential(size=shape)
 
 
+def wishart_density(law: Any, value: np.ndarray, arguments: Named) -> np.ndarray:
+    """SciPy's, which wants the matrices on the last axis."""
+    root = arguments["scale_tril"]
+    return law.logpdf(np.moveaxis(value, 0, -1), arguments["concentration"], root @ root.T)
+
+
 def _sigmoid(logits: Any) -> Any:
     return 1 / (1 + np.exp(-logits))
 
@@ -160,6 +166,22 @@ ROWS: dict[str, Row] = {
         closed=("loc", "precision_matrix"),
         value=Quadratic,
         scipy=lambda x, a: st.multivariate_normal.logpdf(x, a["loc"], np.linalg.inv(a["precision_matrix"])),
+    ),
+    "Wishart": Row(
+        dist.Wishart,
+        {"concentration": between(3.0, 6.0), "scale_tril": cholesky},
+        covariance,
+        numeric=("concentration", "scale_tril"),
+        value=InverseMatrix,
+        scipy=lambda x, a: wishart_density(st.wishart, x, a),
+    ),
+    "InverseWishart": Row(
+        dist.InverseWishart,
+        {"concentration": between(3.0, 6.0), "scale_tril": cholesky},
+        covariance,
+        numeric=("concentration", "scale_tril"),
+        value=InverseMatrix,
+        scipy=lambda x, a: wishart_density(st.invwishart, x, a),
     ),
     "MultivariateNormal cholesky": Row(
         dist.MultivariateNormal,

@@ -14,6 +14,7 @@ from checks import check_evidence
 from conjugate_zoo import CASES, positive
 from numpy.testing import assert_allclose
 from numpyro import handlers
+from numpyro.distributions import constraints
 from scipy import optimize, special, stats
 
 import autoem
@@ -265,6 +266,72 @@ def test_impossible_data():
         autoem.EM(model).run(KEY, 5, t, np.array([1, 3]), progress_bar=False)
 
 
+MATRIX = np.array([[1.3, 0.4], [0.4, 0.8]])
+VECTORS = np.stack([np.sin(np.arange(8.0)), np.cos(2 * np.arange(8.0)) + 0.3], -1)
+GROUPS = np.array([0, 0, 1, 2, 2, 2, 1, 3])
+
+
+def wishart(x):
+    """Precisions by group; the fifth group has no data."""
+    df, m = positive("df", 5.0), numpyro.param("m", jnp.zeros(2))
+    with numpyro.plate("groups", 5):
+        u = numpyro.sample("u", dist.Wishart(df, scale_matrix=MATRIX))
+    with numpyro.plate("rows", 8):
+        numpyro.sample("x", dist.MultivariateNormal(m, precision_matrix=u[GROUPS]), obs=x)
+
+
+def inverse_wishart(x):
+    """Covariances by group, with a scale matrix to fit."""
+    df, m = positive("df", 5.0), numpyro.param("m", jnp.zeros(2))
+    scale = numpyro.param("scale", jnp.eye(2), constraint=constraints.positive_definite)
+    with numpyro.plate("groups", 5):
+        u = numpyro.sample("u", dist.InverseWishart(df, scale_matrix=scale))
+    with numpyro.plate("rows", 8):
+        numpyro.sample("x", dist.MultivariateNormal(m, covariance_matrix=u[GROUPS]), obs=x)
+
+
+@pytest.mark.parametrize("model", [pytest.param(wishart, marks=pytest.mark.slow), inverse_wishart])
+def test_matrices(model):
+    """Prior times likelihood over the textbook's posterior at any one matrix, by SciPy (Anderson 2003, 7.7)."""
+    df, m = 5.6, np.array([0.2, -0.3])
+    params = {"df": jnp.asarray(df), "m": jnp.asarray(m)}
+    params |= {"scale": jnp.asarray(MATRIX)} if model is inverse_wishart else {}
+
+    def truth(df, m, scale):
+        total, at = 0.0, np.array([[0.9, 0.1], [0.1, 1.4]])
+        for group in range(5):
+            r = VECTORS[group == GROUPS] - m
+            if model is wishart:
+                prior = stats.wishart.logpdf(at, df, scale)
+                after = stats.wishart.logpdf(at, df + len(r), np.linalg.inv(np.linalg.inv(scale) + r.T @ r))
+                covariance = np.linalg.inv(at)
+            else:
+                prior = stats.invwishart.logpdf(at, df, scale)
+                after = stats.invwishart.logpdf(at, df + len(r), scale + r.T @ r)
+                covariance = at
+            total += prior - after
+            total += stats.multivariate_normal.logpdf(r, np.zeros(2), covariance).sum() if len(r) else 0.0
+        return total
+
+    em = autoem.EM(model)
+    derivation = em.derive(VECTORS)
+    assert derivation.exact
+    assert derivation.latents["u"].family == ("wishart" if model is wishart else "inverse wishart")
+    assert_allclose(em.log_likelihood(params, VECTORS), truth(df, m, MATRIX), rtol=1e-11)
+    step = 1e-5
+    slopes = [(truth(df + step, m, MATRIX) - truth(df - step, m, MATRIX)) / (2 * step)]
+    slopes += [(truth(df, m + step * e, MATRIX) - truth(df, m - step * e, MATRIX)) / (2 * step) for e in np.eye(2)]
+    machine = derivation.machine
+    _, statistics = machine.e_step(params, machine.prepare())
+    found = jax.grad(lambda p: machine.complete.objective(p, statistics))(params)
+    assert_allclose([found["df"], *found["m"]], slopes, rtol=1e-6)
+    posterior = em.posterior(params, VECTORS)["u"]
+    assert type(posterior) is (dist.Wishart if model is wishart else dist.InverseWishart)
+    assert posterior.batch_shape == (5,) and posterior.event_shape == (2, 2)
+    assert_allclose(posterior.concentration, df + np.bincount(GROUPS, minlength=5))
+    certify(model, derivation, params, (VECTORS,), {}, draws=2)
+
+
 # -- refused, with the reason ------------------------------------------------------------------------------------------
 
 
@@ -371,6 +438,21 @@ def truncated_prior():
     p = numpyro.sample("p", dist.Uniform(0.0, 0.5))
     positive("a")
     numpyro.sample("x", dist.Binomial(9, jnp.full(4, p)).to_event(1), obs=COUNTS)
+
+
+def other_matrix():
+    u = numpyro.sample("u", dist.Wishart(3.0 + positive("a"), scale_matrix=jnp.eye(2)))
+    numpyro.sample("x", dist.MultivariateNormal(jnp.zeros(2), covariance_matrix=u), obs=REALS[:2])
+
+
+def turned_matrix():
+    u = numpyro.sample("u", dist.Wishart(3.0 + positive("a"), scale_matrix=jnp.eye(2)))
+    numpyro.sample("x", dist.MultivariateNormal(jnp.zeros(2), precision_matrix=u[::-1, ::-1]), obs=REALS[:2])
+
+
+def part_of_a_matrix():
+    u = numpyro.sample("u", dist.Wishart(3.0 + positive("a"), scale_matrix=jnp.eye(3)))
+    numpyro.sample("x", dist.MultivariateNormal(jnp.zeros(2), precision_matrix=u[:2, :2]), obs=REALS[:2])
 
 
 def beta(size=2):
@@ -532,6 +614,9 @@ REFUSED = {
     truncated_child: "the scale of site 'x' .* depends on it, and that argument has no features",
     truncated_prior: "is neither Gaussian nor conjugate",
     now_this_now_that: "several elements of it|so the two are not conjugate",
+    other_matrix: "so the two are not conjugate",
+    turned_matrix: "not a selection of whole vectors",
+    part_of_a_matrix: "not a selection of whole vectors",
     this_and_that: "depends on several elements of it",
     complement_of_a_part: "is affine in it",
     complement_of_a_square: "is a nonlinear function",

@@ -288,7 +288,16 @@ def masked_precision():
     data(normal(1 / jnp.sqrt(t))[GROUP], 1 / jnp.sqrt(t[GROUP]))
 
 
+def a_wishart_for_both():
+    """A Normal-Wishart: the matrix is no number times a known one."""
+    matrix = numpyro.sample("t", dist.Wishart(4.0 + positive("a"), scale_matrix=jnp.eye(2)))
+    mu = numpyro.sample("mu", dist.MultivariateNormal(jnp.zeros(2), precision_matrix=matrix))
+    with numpyro.plate("rows", 7):
+        numpyro.sample("x", dist.MultivariateNormal(mu, precision_matrix=matrix), obs=PLANE)
+
+
 NOT_CONJUGATE = [
+    a_wishart_for_both,
     prior_without_the_precision,
     prior_of_another_power,
     precision_in_the_prior_only,

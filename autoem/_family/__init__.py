@@ -30,6 +30,7 @@ from ._recognition import (
     alternatives as alternatives,
     embedded as embedded,
     half_line as half_line,
+    matrix_kernel as matrix_kernel,
     spanned as spanned,
 )
 from ._scale_mixture import AbstractScaleMixture as AbstractScaleMixture
@@ -63,6 +64,7 @@ from .truncated_normal import TruncatedNormal
 from .uniform import Uniform as Uniform
 from .von_mises import VonMises
 from .weibull import Weibull
+from .wishart import Wishart
 
 FAMILIES: tuple[type[AbstractFamily], ...] = (
     Normal,
@@ -79,6 +81,7 @@ FAMILIES: tuple[type[AbstractFamily], ...] = (
     InverseGamma,
     Beta,
     Dirichlet,
+    Wishart,
     VonMises,
     Laplace,
     AsymmetricLaplace,

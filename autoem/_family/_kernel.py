@@ -355,5 +355,11 @@ def coefficients_of(conditional: Any) -> Array:
         return stack(conditional.successes, conditional.failures)
     if isinstance(conditional, Circular):
         return stack(conditional.cosine, conditional.sine)
+    if isinstance(conditional, InverseMatrix):
+        row, column = np.triu_indices(conditional.scatter.shape[-1])
+        half = conditional.scatter[..., row, column] * np.where(row == column, -0.5, -1.0)
+        sign = 0.5 if conditional.form == "precision" else -0.5
+        count = jnp.broadcast_to(conditional.count, half.shape[:-1])
+        return jnp.concatenate([sign * count[..., None], half], -1)
     assert isinstance(conditional, LogSimplex)
     return jnp.asarray(conditional.counts)

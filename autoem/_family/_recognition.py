@@ -10,10 +10,11 @@ import numpy as np
 
 from .._types import Arrays
 from ._base import AbstractFamily
-from ._conditional import Conditional, Quadratic
+from ._conditional import Conditional, InverseMatrix, Quadratic
 from ._generalised import Generalised
 from ._half_line import HalfLine
 from ._kernel import AbstractKernel, Odds, Power, Simplex, kernel_of
+from ._matrix_kernel import Matrix
 
 
 def half_line(constraint: Any) -> tuple[float, int] | None:
@@ -65,6 +66,9 @@ def embedded(
 
     Returns None where the kernel does not have them.
     """
+    if isinstance(kernel, Matrix):
+        own = matrix_kernel(conditional, kernel.size) if power == 1 else None
+        return (kernel, None) if own == kernel else None
     if isinstance(kernel, Odds):
         return _of_probability(conditional, complements)
     own = kernel_of(conditional, power, getattr(kernel, "size", 1))
@@ -75,6 +79,13 @@ def embedded(
     if isinstance(kernel, HalfLine) and isinstance(conditional, Quadratic) and not conditional.ndim and power == 1:
         return kernel, None
     return None
+
+
+def matrix_kernel(conditional: Conditional | None, size: int) -> Matrix | None:
+    """The kernel of a matrix where a factor has this conditional of it."""
+    if not isinstance(conditional, InverseMatrix) or conditional.form == "cholesky":
+        return None
+    return Matrix(size, conditional.form == "covariance")
 
 
 def _of_probability(

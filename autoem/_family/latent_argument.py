@@ -83,7 +83,7 @@ class LatentArgument(AbstractFamily):
         lead = slots.ndim - 1
         unit = jnp.eye(slots.shape[-1], dtype=slots.dtype).reshape(slots.shape[-1], *[1] * lead, slots.shape[-1])
         conditional = self.inner.argument_conditional(self.argument, unit, given, constants)
-        if isinstance(conditional, LogPower | InverseMatrix):
+        if isinstance(conditional, LogPower | InverseMatrix) and self.kernel.scales:
             own = jnp.moveaxis(coefficients_of(multiplied(conditional, given[self.argument])), 0, -2)
             constant = slots - own[..., 1]
             own = own * jnp.array([self.power, 1.0])
