@@ -82,7 +82,7 @@ def _polished(machine: Machine, params: Params, held: dict[str, Any], constraint
         return {n: jnp.where(held[n], params[n], biject_to(c)(free[n])) for n, c in constraints.items()}
 
     finite = jnp.all(jnp.isfinite(start))
-    found = value(newton(lambda v: machine.objective(value(v)), jnp.where(finite, start, 0.0), _STEPS))
+    found = value(newton(lambda v: machine.objective(value(v)), jnp.where(finite, start, 0.0), _STEPS)[0])
     return {n: jnp.where(finite, v, jnp.asarray(params[n])) for n, v in found.items()}
 
 

@@ -28,7 +28,7 @@ from ._squarem import Squared
 from ._starts import started
 from ._types import Array, Key, Params, Refusal
 from ._uncertainty import certify, standard_errors
-from ._update import FLOORED, SENTENCES
+from ._update import BLIND, FLOORED, SENTENCES
 
 _PATIENCE = 50
 """EM steps after which a fit that is still under way is extrapolated, unless the user says when."""
@@ -243,6 +243,8 @@ class EM:
             degenerate = any(int(f) == FLOORED for f in flags.values())
             if degenerate or status is Status.DEGENERATE:
                 status = Status.DEGENERATE if degenerate else Status.CONVERGED
+            if any(int(f) == BLIND for f in flags.values()):
+                status = Status.BLIND
         doubtful = not all(check.accurate for check in derivation.checks.values())
         if doubtful and status in (Status.CONVERGED, Status.DECREASED):
             status = Status.INACCURATE
@@ -351,5 +353,5 @@ def _warn(flags: dict[str, Any], status: Status, moving: Sequence[str] = ()) -> 
             warnings.warn(f"Parameter {name!r} {SENTENCES[int(flag)]}.", stacklevel=3)
     if moving:
         warnings.warn(f"{status.value} Moving from there: {', '.join(map(repr, moving))}.", stacklevel=3)
-    elif status not in (Status.CONVERGED, Status.MAX_STEPS, Status.DEGENERATE):
+    elif status not in (Status.CONVERGED, Status.MAX_STEPS, Status.DEGENERATE, Status.BLIND):
         warnings.warn(status.value, stacklevel=3)

@@ -30,6 +30,12 @@ _PATIENCE = 200
 _SETTLED, _LOST = 1e-6, 1e-9
 """Relative step of the parameters below which so small a relative fall of the objective is rounding."""
 
+_EARLY = 20
+"""The same where a quadrature has many points: there a step costs as much as a Newton step on the objective."""
+
+_MANY = 2**20
+"""Numbers in the tables at all points of the quadratures from which on a step takes tenths of seconds."""
+
 
 class Carry(NamedTuple):
     """Loop state: parameters, last objective and its last increase, last step length, verdict, a cycle's memory."""
@@ -213,11 +219,13 @@ def loop(
     tolerance = np.asarray(1e-8 if tol is None else tol, real)
     histories: list[np.ndarray] = []
     taken: list[np.ndarray] = []
-    earlier, patience = params, _PATIENCE
+    slow = sum(engine.size * engine.summed.width for engine, _ in machine.quadratures) > _MANY
+    earlier, patience = params, _EARLY if slow else _PATIENCE
     with tqdm(total=num_steps, disable=not progress_bar) as bar:
         while True:
             before = np.asarray(carry.steps)
-            carry, history = _advance(machine, prepared, carry, tolerance, np.asarray(num_steps), squared)
+            most = min(num_steps, patience) if limits else num_steps
+            carry, history = _advance(machine, prepared, carry, tolerance, np.asarray(most), squared)
             after = np.asarray(carry.steps)
             histories.append(np.asarray(history))
             taken.append(after - before)
@@ -229,7 +237,7 @@ def loop(
             if limits and after.max() >= patience:
                 carry = _settled(carry)
                 now, patience = carry.params, 2 * patience
-                late = squared is not None and patience > 2 * _PATIENCE
+                late = squared is not None and (slow or patience > 2 * _PATIENCE)
                 carry, earlier = _tried(machine, carry, earlier, limits, float(tolerance), late), now
     rows = [np.concatenate([h[i, :, : t[i]] for h, t in zip(histories, taken, strict=True)], -1) for i in range(count)]
     return _settled(carry), [r[0] for r in rows], [r[1] for r in rows]

@@ -22,7 +22,7 @@ from ._normalised import Unknowns, is_one
 from ._numbers import with_numbers
 from ._options import Sampling
 from ._reads import Read, separate
-from ._roles import check_names, chosen_sites, computed_supports
+from ._roles import check_names, chosen_sites, computed_supports, warn_of_subsamples
 from ._scans import SteadyScans, aligned, watched
 from ._sites import Site, check_data, own_kernel, read_site, site_outputs
 from ._types import Key, Params
@@ -215,6 +215,7 @@ def read_model(
     look = functools.partial(_look, model, args, kwargs)
     params = {n: s["value"] for n, s in found.items() if s["type"] == "param"}
     chosen = chosen_sites(samples, params, maximize, look)
+    warn_of_subsamples(found, look)
     flats = chosen if flat is True else list(flat or ())
     check_names(flats, chosen, "flat", "a maximised sample site")
     parameters = _parameters(found, chosen, flats, computed_supports(found, chosen, look))

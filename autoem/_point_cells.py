@@ -15,7 +15,7 @@ from ._cells import Cells, element_numbers, find_cells
 from ._discrete import batch_shape, evidence_factor, lay_out_discrete
 from ._evidence import FEW, LADDER, Enumeration, Factor, Quadrature, Sampled, Seat, Summed
 from ._factors import Skeleton
-from ._links import Coordinates
+from ._links import Coordinates, has_traced_index
 from ._model import Model
 from ._options import MonteCarlo, Sampling
 from ._points import elements_read, free_shape
@@ -78,6 +78,10 @@ def lay_out_points(
     option = _option(model, names)
     found = _divided(model, sites, width, members)
     if option is None and found.dims.max() > max(LADDER):
+        if has_traced_index(model.program):
+            raise Refusal(f"The latents {', '.join(map(repr, names))} are reached through an index that is traced here "
+                          "(jit or vmap over the data), which hides which of their elements meet: call autoem outside, "
+                          "or close over the index.")  # fmt: skip
         option = model.sampled if isinstance(model.sampled, Sampling) else MonteCarlo()
     if option is not None and members:  # a sampler moves in one density: discrete latents are summed within it
         found = _division(model, sites, width, members, ())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -108,6 +109,33 @@ def computed_supports(found: Mapping[str, Any], chosen: Sequence[str], look: Loo
                           "supports whose bounds are numbers.")  # fmt: skip
     kinds = {n: jax.tree.structure(found[n]["fn"].support) for n in names}
     return {n: jax.tree.unflatten(kinds[n], [program.known[i] for i in numbers[n]]) for n in names}
+
+
+def warn_of_subsamples(found: Mapping[str, Any], look: Look) -> None:
+    """Say so where a plate picks some of the data at random: EM sees one choice only.
+
+    Args:
+        found: NumPyro's trace.
+        look: how to trace the model.
+    """
+    plates = {n: s for n, s in found.items() if s["type"] == "plate" and s["args"][1] not in (None, s["args"][0])}
+    for name, plate in plates.items():
+        if is_concrete(plate["value"]):
+            continue
+
+        def take(again: Mapping[str, Any]) -> list[Any]:
+            sites = [s for s in again.values() if s["type"] == "sample"]
+            leaves = [*jax.tree.leaves([s["fn"] for s in sites]), *(s["value"] for s in sites if s["is_observed"])]
+            return [jnp.asarray(a) for a in leaves if isinstance(a, jax.Array | np.ndarray)]
+
+        program, _ = look({name: plate["value"]}, take)
+        if program.nodes or set(program.inputs) & set(program.outputs):
+            size, part = plate["args"]
+            warnings.warn(
+                f"The plate {name!r} picks {part} of {size} elements at random, and EM sees one such choice, the same "
+                "in every step: this fits a part of the data. Leave subsample_size out to fit all of them.",
+                stacklevel=2,
+            )
 
 
 def _plates(site: Mapping[str, Any]) -> frozenset[str]:

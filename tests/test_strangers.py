@@ -164,3 +164,49 @@ def test_a_probability_of_one_has_no_standard_error_but_leaves_the_others_theirs
         errors = em.standard_errors(result.params, y)["p"]
     assert np.isnan(errors[0])
     assert_allclose(errors[1], np.sqrt(0.25 * 0.75 / 40), rtol=1e-6)
+
+
+# -- what is not derived is said ------------------------------------------------------------------------------------
+
+
+def test_a_derivative_that_is_not_a_number_is_no_convergence():
+    """log(cdf(1) - cdf(0)) of a log-normal: the value is finite, its derivative is 0 * inf."""
+
+    def interval(low, high):
+        s = numpyro.param("s", 1.0, constraint=constraints.positive)
+        normal = dist.LogNormal(0.3, s)
+        numpyro.factor("interval", jnp.log(normal.cdf(high) - normal.cdf(low)))
+
+    low = np.arange(3.0)
+    with pytest.warns(UserWarning, match="'s' has a derivative .* not finite"):
+        result = autoem.EM(interval).run(KEY, 20, low, low + 1, progress_bar=False)
+    assert result.status is autoem.Status.BLIND
+    assert not result.converged
+
+
+def test_a_random_part_of_the_data_is_announced():
+    def picked(x):
+        loc = numpyro.param("loc", 0.0)
+        with numpyro.plate("data", len(x), subsample_size=2) as index:
+            numpyro.sample("x", dist.Normal(loc, 1.0), obs=x[index])
+
+    def given(x):
+        loc = numpyro.param("loc", 0.0)
+        with numpyro.plate("data", 40, subsample_size=len(x)):
+            numpyro.sample("x", dist.Normal(loc, 1.0), obs=x)
+
+    with pytest.warns(UserWarning, match="'data' picks 2 of 5 elements at random"):
+        autoem.EM(picked).derive(jnp.arange(5.0))
+    autoem.EM(given).derive(jnp.arange(5.0))  # a batch that was picked outside: no warning, which would be an error
+
+
+def test_an_index_that_is_traced_is_refused():
+    def logistic(group, y):
+        s = numpyro.param("s", 1.0, constraint=constraints.positive)
+        with numpyro.plate("groups", 6):
+            u = numpyro.sample("u", dist.Normal(0.0, s))
+        numpyro.sample("y", dist.Bernoulli(logits=u[group]), obs=y)
+
+    em, y = autoem.EM(logistic), np.arange(30) % 2
+    with pytest.raises(NotImplementedError, match="'u' are reached through an index that is traced"):
+        jax.jit(lambda group: em.log_likelihood({"s": 1.0}, group, y))(jnp.arange(30) % 6)

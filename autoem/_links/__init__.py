@@ -19,6 +19,7 @@ from ._linear import linear_parts as linear_parts, seed as seed
 from ._program import (
     Program as Program,
     evaluator as evaluator,
+    has_traced_index as has_traced_index,
     is_concrete as is_concrete,
     restricted as restricted,
     seams as seams,

@@ -129,6 +129,16 @@ def is_concrete(*arrays: Any) -> bool:
     return not any(isinstance(a, Tracer) for a in arrays)
 
 
+def has_traced_index(program: Program) -> bool:
+    """Whether elements of an unknown are picked by an index that is a tracer: which of them meet is not known then."""
+    return any(
+        not is_concrete(program.known.get(i))
+        for node in program.nodes
+        if node.name.startswith(("gather", "dynamic", "scatter"))
+        for i in node.inputs[1:]
+    )
+
+
 class _Flattener:
     """Numbers the values of nested jaxprs into one list of nodes."""
 

@@ -1,6 +1,12 @@
 """M-steps, one kind per file: each sets some parameters so that Q does not fall."""
 
-from ._flags import FLOORED as FLOORED, NOTHING as NOTHING, SENTENCES as SENTENCES, UNBOUNDED as UNBOUNDED
+from ._flags import (
+    BLIND as BLIND,
+    FLOORED as FLOORED,
+    NOTHING as NOTHING,
+    SENTENCES as SENTENCES,
+    UNBOUNDED as UNBOUNDED,
+)
 from .closed_form import KINDS as KINDS, ClosedForm as ClosedForm, Occurrence as Occurrence
 from .least_squares import LeastSquares as LeastSquares
 from .numeric import (

@@ -19,7 +19,7 @@ from numpyro.distributions import biject_to
 
 from .._complete import CompleteData
 from .._types import Array, Params, StaticArray
-from ._flags import NOTHING, UNBOUNDED
+from ._flags import BLIND, NOTHING, UNBOUNDED
 
 NEWTON_LIMIT = 100
 """Most unconstrained coordinates for which the Hessian is formed."""
@@ -64,17 +64,18 @@ class Numeric(eqx.Module):
             return complete.objective({**params, **value(unravel(vector))}, statistics)
 
         if self.method == "newton":
-            best = newton(objective, finite, self.steps, None if self.blocks is None else self.blocks.array)
+            best, blind = newton(objective, finite, self.steps, None if self.blocks is None else self.blocks.array)
         else:
-            best = lbfgs(objective, finite, self.steps)
+            best, blind = lbfgs(objective, finite, self.steps)
         bound = jnp.concatenate([jnp.full(jnp.size(start[n]), not is_real(c)) for n, c in
                                  sorted(zip(self.names, self.constraints, strict=True))])  # fmt: skip
         outside = bound & (jnp.abs(best) >= _LARGEST)
         best = jnp.where(bound, jnp.clip(best, -_LARGEST, _LARGEST), best)
         free = unravel(best)
-        where = unravel(outside.astype(best.dtype))
+        where, blind = unravel(outside.astype(best.dtype)), unravel((blind & ~outside).astype(best.dtype))
         new = {n: v.astype(jnp.asarray(params[n]).dtype) for n, v in value(free).items()}
-        flags = {n: jnp.where(jnp.any(where[n] > 0), UNBOUNDED, NOTHING) for n in self.names}
+        flags = {n: jnp.where(jnp.any(where[n] > 0), UNBOUNDED, jnp.where(jnp.any(blind[n] > 0), BLIND, NOTHING))
+                 for n in self.names}  # fmt: skip
         return {**params, **new}, flags
 
 
@@ -120,10 +121,15 @@ def second_derivative(function: Callable[[Array], Array], point: Array) -> Array
     return gradient_and_hessian(function, point)[1]
 
 
-def newton(objective: Callable[[Array], Array], start: Array, steps: int, blocks: np.ndarray | None = None) -> Array:
+def newton(
+    objective: Callable[[Array], Array], start: Array, steps: int, blocks: np.ndarray | None = None
+) -> tuple[Array, Array]:
     """Newton ascent with the Hessian's eigenvalues made negative, and step halving.
 
     Ends after `steps` steps, or when the predicted increase is below rounding of the objective.
+
+    Returns:
+        Where it ended, and which derivatives were not finite: along those nothing was moved.
     """
     eps = jnp.finfo(start.dtype).eps
 
@@ -143,7 +149,7 @@ def newton(objective: Callable[[Array], Array], start: Array, steps: int, blocks
         return jnp.where(better, trial, point), jnp.where(better, found, value)
 
     def step(carry: Any) -> Any:
-        i, point, value, _ = carry
+        i, point, value, _, _ = carry
         gradient, hessian = gradient_and_hessian(objective, point, blocks)
         hessian = jnp.where(jnp.isfinite(hessian), hessian, 0.0)
         values, vectors = jnp.linalg.eigh(-(hessian + hessian.T) / 2)
@@ -157,14 +163,17 @@ def newton(objective: Callable[[Array], Array], start: Array, steps: int, blocks
         direction = direction * jnp.minimum(1.0, 5.0 / jnp.maximum(length, 1e-30))
         gain = slope @ (vectors.T @ direction)
         point, new = search(point, value, direction)
-        return i + 1, point, new, gain > 10 * eps * jnp.abs(value)
+        return i + 1, point, new, gain > 10 * eps * jnp.abs(value), ~jnp.isfinite(gradient)
 
-    carry = (0, start, objective(start), jnp.asarray(True))
-    return jax.lax.while_loop(lambda c: (c[0] < steps) & c[3], step, carry)[1]
+    carry = (0, start, objective(start), jnp.asarray(True), jnp.zeros(start.shape, bool))
+    _, point, _, _, blind = jax.lax.while_loop(lambda c: (c[0] < steps) & c[3], step, carry)
+    return point, blind
 
 
-def lbfgs(objective: Callable[[Array], Array], start: Array, steps: int) -> Array:
-    """L-BFGS ascent (optax, zoom line search); the best point met is returned, never one below the start."""
+def lbfgs(objective: Callable[[Array], Array], start: Array, steps: int) -> tuple[Array, Array]:
+    """L-BFGS ascent (optax, zoom line search): the best point met, never one below the start; and, as `newton` has it,
+    which derivatives were not finite.
+    """
     solver = optax.lbfgs()
     negative = lambda x: -objective(x)  # noqa: E731
     value_and_grad = optax.value_and_grad_from_state(negative)
@@ -178,4 +187,4 @@ def lbfgs(objective: Callable[[Array], Array], start: Array, steps: int) -> Arra
     (point, _), _ = jax.lax.scan(step, (start, solver.init(start)), None, length=steps)
     before, slope = jax.value_and_grad(objective)(start)
     risen = (objective(point) >= before) & (jnp.max(jnp.abs(slope)) > _noise(before))
-    return jnp.where(risen, point, start)
+    return jnp.where(risen, point, start), ~jnp.isfinite(slope)
