@@ -219,7 +219,7 @@ def read_model(
     flats = chosen if flat is True else list(flat or ())
     check_names(flats, chosen, "flat", "a maximised sample site")
     parameters = _parameters(found, chosen, flats, computed_supports(found, chosen, look))
-    _require_something(parameters, samples)
+    _require_something(parameters, samples, maximize)
     samples = _samples(rewritten.sites)
     steps = {
         name: read_site(name, site.get("step", site), name in chosen, augmented)
@@ -404,14 +404,14 @@ def _with_role(site: Site, conjugate: bool) -> Site:
     return replace(site, role="gaussian" if _is_gaussian(site) else "conjugate" if conjugate else "points")
 
 
-def _require_something(parameters: Mapping[str, Parameter], samples: Mapping[str, Any]) -> None:
+def _require_something(parameters: Mapping[str, Parameter], samples: Mapping[str, Any], maximize: Any) -> None:
     if not parameters:
         candidates = [n for n, s in samples.items() if not s["is_observed"] and not is_discrete(s["fn"])]
         listed = ", ".join(map(repr, candidates)) or "none: the model has no continuous latent site"
-        raise ValueError(
-            "There is nothing to maximise: the model has no numpyro.param. Name sample sites in maximize=[...] "
-            f"or use maximize='global'. Candidates: {listed}."
-        )
+        how = "Name sample sites in maximize=[...] or use maximize='global'."
+        if maximize == "global":
+            how = "All continuous latents are local to the data, so 'global' names none: name sites in maximize=[...]."
+        raise ValueError(f"There is nothing to maximise: the model has no numpyro.param. {how} Candidates: {listed}.")
 
 
 @with_numbers

@@ -210,3 +210,143 @@ def test_an_index_that_is_traced_is_refused():
     em, y = autoem.EM(logistic), np.arange(30) % 2
     with pytest.raises(NotImplementedError, match="'u' are reached through an index that is traced"):
         jax.jit(lambda group: em.log_likelihood({"s": 1.0}, group, y))(jnp.arange(30) % 6)
+
+
+def test_nothing_is_global():
+    def separate(at_bats, hits):
+        with numpyro.plate("players", len(hits)):
+            phi = numpyro.sample("phi", dist.Uniform(0, 1))
+            numpyro.sample("hits", dist.Binomial(at_bats, phi), obs=hits)
+
+    with pytest.raises(ValueError, match=r"'global' names none: name sites .* 'phi'"):
+        autoem.EM(separate, maximize="global").derive(45, np.array([18, 17, 16]))
+
+
+# -- more classics --------------------------------------------------------------------------------------------------
+
+
+def highest(negative, *starts):
+    """The maximum that BFGS finds from the best of some starts."""
+    return max(-scipy.optimize.minimize(negative, x, options={"gtol": 1e-8}).fun for x in starts)
+
+
+def check(model, args, expected, **options):
+    result = autoem.EM(model, **options).run(KEY, 2000, *args, progress_bar=False)
+    assert result.converged, result.status
+    assert_allclose(result.log_likelihood[-1], expected, atol=1e-6)
+    return result
+
+
+FULL, ROWS, COLUMNS = np.array([[100, 50], [75, 75]]), np.array([30, 60]), np.array([28, 60])
+
+
+@pytest.mark.slow
+def test_a_contingency_table_with_supplemental_margins():
+    """Little and Rubin (2002), section 13.2: counts that were classified by one variable only."""
+
+    def log_mass(counts, p):
+        return scipy.stats.multinomial.logpmf(counts.ravel(), counts.sum(), p.ravel())
+
+    def negative(x):
+        p = np.exp(np.append(x, 0.0)).reshape(2, 2)
+        p /= p.sum()
+        return -(log_mass(FULL, p) + log_mass(ROWS, p.sum(1)) + log_mass(COLUMNS, p.sum(0)))
+
+    def table(full, rows, columns):
+        p = numpyro.param("p", jnp.ones(4) / 4, constraint=constraints.simplex).reshape(2, 2)
+        numpyro.sample("full", dist.Multinomial(300, p.reshape(-1)), obs=full.reshape(-1))
+        numpyro.sample("rows", dist.Multinomial(90, p.sum(1)), obs=rows)
+        numpyro.sample("columns", dist.Multinomial(88, p.sum(0)), obs=columns)
+
+    check(table, (FULL, ROWS, COLUMNS), highest(negative, np.zeros(3)))
+
+
+def _trees():
+    age = np.array([118.0, 484, 664, 1004, 1231, 1372, 1582])
+    size = [[30, 58, 87, 115, 120, 142, 145], [33, 69, 111, 156, 172, 203, 203], [30, 51, 75, 108, 115, 139, 140],
+            [32, 62, 112, 167, 179, 209, 214], [30, 49, 81, 125, 142, 174, 177]]  # fmt: skip
+    return age, np.array(size, float)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("centred", [True, False])
+def test_orange_trees(centred):
+    """Pinheiro and Bates (2000), section 8.2: a logistic curve with a random asymptote, linear in it."""
+    age, size = _trees()
+
+    def negative(x):
+        asymptote, middle, scale, log_effect, log_noise = x
+        curve = 1 / (1 + np.exp(-(age - 100 * middle) / (100 * scale)))
+        cov = np.exp(2 * log_effect) * np.outer(curve, curve) + np.exp(2 * log_noise) * np.eye(7)
+        return -scipy.stats.multivariate_normal.logpdf(size, asymptote * curve, cov).sum()
+
+    def trees(age, size):
+        asymptote, middle = numpyro.param("asymptote", 150.0), numpyro.param("middle", 700.0)
+        scale = numpyro.param("scale", 300.0, constraint=constraints.positive)
+        effect = numpyro.param("effect", 20.0, constraint=constraints.positive)
+        noise = numpyro.param("noise", 10.0, constraint=constraints.positive)
+        with numpyro.plate("trees", 5, dim=-2):
+            u = numpyro.sample("u", dist.Normal(asymptote if centred else 0.0, effect))
+            height = u if centred else asymptote + u
+            with numpyro.plate("times", 7):
+                curve = jax.nn.sigmoid((age - middle) / scale)
+                numpyro.sample("size", dist.Normal(height * curve, noise), obs=size)
+
+    check(trees, (age, size), highest(negative, [190, 7, 3.5, 3.4, 2.0]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["gather", "plates", "not centred"])
+def test_booth_and_hobert(way):
+    """Booth and Hobert (1999): clusters of 15 binary responses, with a random intercept."""
+    rng = np.random.default_rng(4)
+    groups, size = 10, 15
+    x, group = np.tile(np.arange(1, size + 1) / size, groups), np.repeat(np.arange(groups), size)
+    y = (rng.random(150) < 1 / (1 + np.exp(2.5 - 5 * x - 0.7 * rng.normal(size=groups)[group]))).astype(int)
+    nodes, weights = np.polynomial.hermite_e.hermegauss(100)
+
+    def negative(t):
+        eta = t[0] + t[1] * x + np.exp(t[2]) * nodes[:, None]
+        each = (y * eta - np.logaddexp(0, eta)).reshape(100, groups, size).sum(-1)
+        return -np.log(weights / weights.sum() @ np.exp(each)).sum()
+
+    def clusters(x, y):
+        a, b = numpyro.param("a", 0.0), numpyro.param("b", 0.0)
+        s = numpyro.param("s", 1.0, constraint=constraints.positive)
+        if way == "plates":
+            with numpyro.plate("groups", groups):
+                u = numpyro.sample("u", dist.Normal(0, s))
+                with numpyro.plate("members", size, dim=-2):
+                    eta = a + b * x.reshape(groups, size).T + u
+                    numpyro.sample("y", dist.Bernoulli(logits=eta), obs=y.reshape(groups, size).T)
+            return
+        with numpyro.plate("groups", groups):
+            u = numpyro.sample("u", dist.Normal(0, s if way == "gather" else 1.0))
+        effect = u[group] if way == "gather" else s * u[group]
+        numpyro.sample("y", dist.Bernoulli(logits=a + b * x + effect), obs=y)
+
+    options = {"maximize": "global"} if way == "gather" else {}
+    check(clusters, (x, y), highest(negative, [-2.0, 4.0, -0.5]), **options)
+
+
+@pytest.mark.slow
+def test_motorettes():
+    """Schmee and Hahn (1979): log lives against temperature, most of them censored."""
+    failed = [[], [1764, 2772, 3444, 3542, 3780, 4860, 5196], [408, 408, 1344, 1344, 1440], [408, 408, 504, 504, 504]]
+    ends = [8064, 5448, 1680, 528]
+    life = np.log10(np.concatenate([f + [e] * (10 - len(f)) for f, e in zip(failed, ends, strict=True)]))
+    censored = np.concatenate([np.arange(10) >= len(f) for f in failed])
+    v = 1000 / (np.repeat([150, 170, 190, 220], 10) + 273.2)
+
+    def negative(x):
+        normal = scipy.stats.norm(x[0] + x[1] * v, np.exp(x[2]))
+        return -np.where(censored, normal.logsf(life), normal.logpdf(life)).sum()
+
+    def lives(v, life):
+        a, b = numpyro.param("a", 0.0), numpyro.param("b", 0.0)
+        s = numpyro.param("s", 1.0, constraint=constraints.positive)
+        with numpyro.plate("motors", 40):
+            motor = dist.Normal(a + b * v, s)
+            numpyro.sample("life", dist.RightCensoredDistribution(motor, censored=censored), obs=life)
+
+    check(lives, (v, life), highest(negative, [-6.0, 4.3, -1.3]))
