@@ -123,17 +123,23 @@ def _is_small(machine: Machine, params: Params) -> bool:
     return count <= NEWTON_LIMIT and count * data <= _ROOM and not machine.samplers
 
 
+def tiny(params: Params, limits: Bounds) -> Params:
+    """Parameters with all that is almost at zero twice as large: as if it had been falling."""
+    doubled = {n: np.where(np.asarray(params[n]) < _TINY, 2.0, 1.0) * np.asarray(params[n]) for n in limits.scales}
+    return {**params, **doubled}
+
+
 def _at_rest(machine: Machine, params: Params, name: str, index: tuple[int, ...], tol: float) -> np.ndarray | None:
     """The parameter with one element so small that less of it gains nothing; None where the objective is not there."""
     value = params[name].copy()
     here = float(_objective(machine, params))
-    for _ in range(_TENTHS):
+    for tenths in range(_TENTHS):
         value[index] = value[index] / 10
         there = float(_objective(machine, {**params, name: value}))
         if not there >= here:
             return None
         if there - here <= tol / 100:
-            return value
+            return value if tenths else None  # it is there already
         here = there
     return None
 

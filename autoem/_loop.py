@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm.auto import tqdm
 
-from ._boundary import Bounds, towards_zero
+from ._boundary import Bounds, tiny, towards_zero
 from ._derivation import Machine
 from ._result import EMState, Status
 from ._squarem import BASE, SECOND, TRIAL, Memory, Squared, after_step
@@ -233,7 +233,10 @@ def loop(
             if progress_bar:
                 bar.set_postfix_str(f"objective: {float(np.max(np.asarray(carry.objective))):.4f}", refresh=False)
             if not np.any((np.asarray(carry.verdict) == _RUNNING) & (after < num_steps)):
-                break
+                carry, again = _ended(machine, carry, limits, float(tolerance), num_steps)
+                limits = None
+                if not again:
+                    break
             if limits and after.max() >= patience:
                 carry = _settled(carry)
                 now, patience = carry.params, 2 * patience
@@ -258,6 +261,17 @@ def _tried(machine: Machine, carry: Carry, earlier: Params, limits: Bounds, tol:
         np.where(moved, np.inf, a).astype(a.dtype) for a in map(np.asarray, (carry.increase, carry.length))
     )
     return carry._replace(params=params, increase=increase, length=length, calm=np.where(moved, 0, carry.calm))
+
+
+def _ended(machine: Machine, carry: Carry, limits: Bounds | None, tol: float, num_steps: int) -> tuple[Carry, bool]:
+    """Starts that came to rest close to zero go on from zero, if that is higher: near it EM hardly moves."""
+    rested = (np.asarray(carry.verdict) == _DONE) & (np.asarray(carry.steps) < num_steps)
+    near = [n for n in (limits.scales if limits else ()) if np.any(np.asarray(carry.params[n]) < 1e-3)]
+    if limits is None or not near or not rested.any():
+        return carry, False
+    again = _settled(carry._replace(verdict=np.where(rested, _RUNNING, carry.verdict)))
+    moved = _tried(machine, again, tiny(carry.params, limits), limits, tol, False)
+    return (moved, True) if moved is not again else (carry, False)
 
 
 def _settled(carry: Carry) -> Carry:

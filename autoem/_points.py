@@ -13,7 +13,7 @@ from numpyro.distributions import biject_to, constraints
 
 from ._conjugacy import find_entrances
 from ._discrete import Union
-from ._links import Coordinates, Dependence, Program, analyse, own_coordinates
+from ._links import Coordinates, Dependence, Program, analyse, flat_index, is_concrete, own_coordinates
 from ._model import Model
 from ._options import Sampling
 from ._rows import gaussian_dependence, touches_of
@@ -162,10 +162,28 @@ def require_integrable(
                           "support.")  # fmt: skip
     if site.role == "points":
         free_shape(site, model.avals[model.owner[site.name]].shape)
-        for extra, what in (("mask", "masked"), ("scale", "scaled (subsampling, or handlers.scale)")):
-            if out[extra] is not None:
+        masked = None if _is_imputed(model, site, by_points) else out["mask"]
+        for extra, what in ((masked, "masked"), (out["scale"], "scaled (subsampling, or handlers.scale)")):
+            if extra is not None:
                 raise Refusal(f"The continuous latent {site.name!r} is {what}, and no exact engine takes it: autoem "
                               "does not integrate such a density numerically.")  # fmt: skip
+
+
+def _is_imputed(model: Model, site: Site, by_points: Mapping[int, Dependence]) -> bool:
+    """Whether what is masked of a latent is, element by element, the value of an observed site: that is its density."""
+    mask = model.program.known.get(model.outputs[site.name]["mask"])
+    if mask is None or not is_concrete(mask):
+        return False
+    shape = site.batch_shape
+    valued = np.broadcast_to(np.asarray(mask, bool), shape).reshape(-1).copy()
+    for other in model.sites.values():
+        found = by_points.get(model.outputs[other.name]["value"]) if other.role == "observed" else None
+        for name, coordinates in (found.coordinates if found else {}).items():
+            read = model.reads[name]
+            flat = flat_index(coordinates, shape) if read.latent == site.name and read.shape == shape else None
+            if flat is not None:
+                valued[flat[flat >= 0]] = True
+    return bool(valued.all())
 
 
 def axes_of(model: Model, held: Sequence[Sequence[str]]) -> dict[str, str]:

@@ -350,3 +350,33 @@ def test_motorettes():
             numpyro.sample("life", dist.RightCensoredDistribution(motor, censored=censored), obs=life)
 
     check(lives, (v, life), highest(negative, [-6.0, 4.3, -1.3]))
+
+
+@pytest.mark.slow
+def test_a_covariate_that_is_imputed_in_a_logistic_regression():
+    """NumPyro's notebook on imputation: the latent's own density is masked, that of the array it is put into counts."""
+    rng = np.random.default_rng(0)
+    age = rng.normal(size=60)
+    survived = (rng.random(60) < 1 / (1 + np.exp(age - 0.5))).astype(int)
+    missing = rng.random(60) < 0.25
+    nodes, weights = np.polynomial.hermite_e.hermegauss(80)
+
+    def negative(t):
+        mu, s, a, b = t[0], np.exp(t[1]), t[2], t[3]
+        eta = a + b * age[~missing]
+        seen = scipy.stats.norm.logpdf(age[~missing], mu, s) + survived[~missing] * eta - np.logaddexp(0, eta)
+        eta = a + b * (mu + s * nodes[:, None])
+        hidden = np.exp(survived[missing] * eta - np.logaddexp(0, eta))
+        return -seen.sum() - np.log(weights / weights.sum() @ hidden).sum()
+
+    def imputation(age, survived):
+        holes = np.nonzero(np.isnan(age))[0]
+        mu, s = numpyro.sample("mu", dist.Normal(0, 1)), numpyro.sample("s", dist.HalfNormal(1))
+        a, b = numpyro.sample("a", dist.Normal(0, 1)), numpyro.sample("b", dist.Normal(0, 1))
+        imputed = numpyro.sample("imputed", dist.Normal(mu, s).expand([len(holes)]).mask(False))
+        age = jnp.asarray(age).at[holes].set(imputed)
+        numpyro.sample("age", dist.Normal(mu, s), obs=age)
+        numpyro.sample("survived", dist.Bernoulli(logits=a + b * age), obs=survived)
+
+    args = (np.where(missing, np.nan, age), survived)
+    check(imputation, args, highest(negative, np.zeros(4)), maximize="global", flat=True)
