@@ -145,9 +145,10 @@ def _plates(site: Mapping[str, Any]) -> frozenset[str]:
 def _global_sites(samples: Mapping[str, Any], parents: Parents) -> list[str]:
     """Continuous latents that are not local to the data.
 
-    Local are those that share a plate with the data or with a discrete latent, states of a scan, and random effects:
-    several values from a density whose own parameters are unknown, which nothing discrete meets. The joint maximum of
-    effects and of their scale is where the scale is zero, so those have to be integrated.
+    Local are those that share a plate with the data or with a discrete latent, states of a scan, missing data (their
+    own density is masked), and random effects: several values from a density whose own parameters are unknown, which
+    nothing discrete meets. The joint maximum of effects and of their scale is where the scale is zero, so those have to
+    be integrated.
     """
     unit = {n for n, site in samples.items() if isinstance(peel(site["fn"]).base, dist.Unit)}
     data = {n for n, site in samples.items() if site["is_observed"]}
@@ -158,7 +159,7 @@ def _global_sites(samples: Mapping[str, Any], parents: Parents) -> list[str]:
     inner = frozenset().union(*(_plates(samples[n]) for n in owners if "steps" in samples[n]))
     found = []
     for name, site in samples.items():
-        if name in data or name in discrete:
+        if name in data or name in discrete or any(mask is False for mask, _ in peel(site["fn"]).masks):
             continue
         if "steps" in site:
             # One number a step that all series share: an effect of time, unless it is a Gaussian state.

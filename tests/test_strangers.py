@@ -222,6 +222,21 @@ def test_nothing_is_global():
         autoem.EM(separate, maximize="global").derive(45, np.array([18, 17, 16]))
 
 
+def test_missing_values_are_not_parameters():
+    """Imputed by `mask(False)`: integrated, whatever its class says of it."""
+    u, holes = np.sin(np.arange(12.0)), np.array([4, 7])
+
+    def autoregression(u):
+        a = numpyro.param("a", 0.1)
+        missing = numpyro.sample("missing", dist.Normal(0, 1).expand([2]).mask(False))
+        u = jnp.asarray(u).at[holes].set(missing)
+        numpyro.sample("u", dist.Normal(a * u[:-1], 1.0), obs=u[1:])
+
+    derivation = autoem.EM(autoregression, maximize="global").derive(u)
+    assert list(derivation.params) == ["a"]
+    assert derivation.latents["missing"].method == "gaussian"
+
+
 # -- more classics --------------------------------------------------------------------------------------------------
 
 
