@@ -70,7 +70,7 @@ class Enumeration(eqx.Module):
 
     def prepare(self) -> Any:
         """Whatever does not change with the parameters; None where it is cheaper to redo chunk by chunk."""
-        return None if self.layout.chunk else self._statistics()
+        return None if self.layout.chunk else self.statistics()
 
     def log_evidence(self, slots: Slots, prepared: Any, tilt: dict[str, Any] | None = None) -> jax.Array:
         """L(slots). `tilt` adds to the log density of each value of each latent element: its gradient is q(z)."""
@@ -113,7 +113,7 @@ class Enumeration(eqx.Module):
 
     def marginals(self, slots: Slots) -> dict[str, jax.Array]:
         """q(z = k) for every element of every latent: (values, dims...)."""
-        prepared = self._statistics()
+        prepared = self.statistics()
         return jax.grad(lambda t: self._whole(slots, prepared, t))(self.blank())
 
     def blank(self) -> dict[str, jax.Array]:
@@ -125,7 +125,7 @@ class Enumeration(eqx.Module):
         self, slots: Slots, pick: Callable[[str, jax.Array], jax.Array], reduction: Any = log_sum_exp
     ) -> tuple[dict[str, jax.Array], jax.Array]:
         """Joint states (dims..., as indices of the support) and their log q."""
-        _, steps = self._eliminate(slots, self._statistics(), None, reduction)
+        _, steps = self._eliminate(slots, self.statistics(), None, reduction)
         return backtrack(steps, self.variables(), pick)
 
     def mode(self, slots: Slots) -> dict[str, jax.Array]:
@@ -176,7 +176,7 @@ class Enumeration(eqx.Module):
     def _eliminate(self, slots: Slots, prepared: Any, tilt: Any, reduction: Any) -> tuple[Any, list[Step]]:
         return self.reduce(self._tables(slots, prepared), tilt, reduction)
 
-    def _statistics(self) -> Any:
+    def statistics(self) -> Any:
         """What `_tables` asks for, of the whole block."""
         return with_columns(self.products, self.factors, tuple(f.statistics() for f in self.factors))
 
@@ -204,7 +204,7 @@ class Enumeration(eqx.Module):
         return eliminate(tables, variables, dict(self.layout.sizes), reduction, finish)
 
     def _whole(self, slots: Slots, prepared: Any, tilt: Any, weights: Weights | None = None) -> jax.Array:
-        prepared = self._statistics() if prepared is None else prepared
+        prepared = self.statistics() if prepared is None else prepared
         if weights is not None:
             return _weighed(self._tables(slots, prepared), self.variables(), weights)
         return self._eliminate(slots, prepared, tilt, log_sum_exp)[0]

@@ -70,8 +70,7 @@ class Mixed(eqx.Module, Generic[Engine]):
     def weights(self, inputs: Sequence[Any]) -> Array:
         """Posterior probability of every joint state of a cell's discrete latents: (L, cells)."""
         slots = self._slots(inputs, self.continuous.tables(inputs[: self.count]))
-        prepared = tuple(f.statistics() for f in self.discrete.factors)
-        _, found = self.discrete.expected_statistics(slots, None if self.discrete.layout.chunk else prepared)
+        _, found = self.discrete.expected_statistics(slots, self.discrete.prepare())
         return jnp.reshape(found[-1], (-1, found[-1].shape[-2]))
 
     def joint_state(self, states: dict[str, Array]) -> Array:
