@@ -19,7 +19,7 @@ from tests.test_random_models import check_ascent, check_e_step
 KEY = jax.random.key(0)
 
 
-QUICK = {"ragged_sequences", "classes_of_sequences", "capture_recapture"}
+QUICK = {"ragged_sequences", "capture_recapture"}
 """Each mechanism once; the others run in `make slow`."""
 
 
@@ -134,6 +134,7 @@ def test_what_is_not_a_chain_is_refused(model, what):
         autoem.EM(model, maximize=None).derive(np.array([0.1, 1.9, 2.1]))
 
 
+@pytest.mark.slow
 def test_a_state_that_begins_as_a_narrower_integer():
     """As published models write it for single precision: with 64 bits NumPyro's draws do not fit into it."""
 

@@ -99,6 +99,7 @@ def long_series(length, noise=1.0):
     return (y, seen), {n: jnp.asarray(v) for n, v in values.items()}
 
 
+@pytest.mark.slow
 def test_a_long_series_against_the_covariance_filter():
     args, params = long_series(400)
     em = autoem.EM(state_space, check=True)

@@ -262,6 +262,7 @@ def test_same_key_same_draws(made):
     assert np.array_equal(first, again)
 
 
+@pytest.mark.slow
 def test_names_need_not_be_in_order():
     """A posterior is that of its own latent, whatever the latents are called."""
 

@@ -108,7 +108,7 @@ def latent_model(seed):
     return model
 
 
-@pytest.mark.parametrize("seed", [*range(5), *(pytest.param(s, marks=pytest.mark.slow) for s in range(5, 120))])
+@pytest.mark.parametrize("seed", [*range(3), *(pytest.param(s, marks=pytest.mark.slow) for s in range(3, 120))])
 def test_what_is_called_exact_passes_the_certificate(seed):
     model = latent_model(seed)
     em = autoem.EM(model)
@@ -200,7 +200,7 @@ def parameter_model(seed):
     return autoem.EM(model, maximize=["b", "s"] if prior else None)
 
 
-@pytest.mark.parametrize("seed", [*range(4), *(pytest.param(s, marks=pytest.mark.slow) for s in range(4, 100))])
+@pytest.mark.parametrize("seed", [1, *(pytest.param(s, marks=pytest.mark.slow) for s in range(100) if s != 1)])
 def test_what_is_called_converged_is_stationary(seed):
     em = parameter_model(seed)
     machine = em.derive().machine

@@ -107,13 +107,13 @@ def every(step, names):
     return [pytest.param(n, marks=[pytest.mark.slow] if i % step else []) for i, n in enumerate(names)]
 
 
-@pytest.mark.parametrize("name", every(6, ZOO))
+@pytest.mark.parametrize("name", every(9, ZOO))
 def test_e_step(name):
     c = case(name)
     check_e_step(c.em, c.oracle, c.params, c.args, c.kwargs)
 
 
-@pytest.mark.parametrize("name", every(10, ZOO))
+@pytest.mark.parametrize("name", every(15, ZOO))
 def test_ascent(name):
     c = case(name)
     state = c.start()
@@ -148,7 +148,7 @@ SAMPLED += [
 ]
 
 
-@pytest.mark.parametrize("name", SAMPLED)
+@pytest.mark.parametrize("name", every(2, SAMPLED))
 def test_posterior_draws(name):
     c = case(name)
     count = 4000
@@ -170,7 +170,7 @@ IDENTIFIED = ["poisson_mixture", "normal_mixture", "mvn_shared_covariance", "abo
 IDENTIFIED += ["genotype_additive", "regressions_separate_scales", "plain_gamma", "all_flat", "two_latents_table"]
 
 
-@pytest.mark.parametrize("name", IDENTIFIED)
+@pytest.mark.parametrize("name", every(3, IDENTIFIED))
 def test_standard_errors(name):
     c = case(name)
     assert c.entry.identified

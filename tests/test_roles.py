@@ -91,6 +91,7 @@ def survival(caught):
     scan(step, jnp.ones(animals, int), caught)
 
 
+@pytest.mark.slow
 def test_effects_of_time_in_a_scan_are_parameters():
     caught = np.array([[1, 1, 1, 0], [1, 0, 1, 0], [0, 0, 1, 0]])
     assert chosen(survival, caught) == ({"phi"}, {"alive"})
