@@ -60,8 +60,9 @@ def _met(look: Entries, entry: int, found: Any, offsets: dict[str, int]) -> list
     for argument, number in look.complete.outputs[entry]:
         if number not in found or canonical == (argument == "@log_prob"):
             continue
-        plain = argument == "@log_prob" or (not argument.startswith("@") and not part.family.argument_ndims[argument])  # type: ignore[union-attr]
-        if not plain:
+        # An argument that is a vector or a matrix, and parts of a residual, mix elements.
+        ndims = {"@log_prob": 0} if part.family is None else {"@log_prob": 0, **part.family.argument_ndims}
+        if ndims.get(argument, 1) > 0:
             return None
         for name, coordinates in found[number].coordinates.items():
             index = flat_index(coordinates, np.shape(look.initial[name]))

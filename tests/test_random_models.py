@@ -192,7 +192,7 @@ def test_a_traced_index_of_a_latent_is_refused():
     jax.jit(lambda state: c.em.update(state, *c.args))(c.start())
 
 
-@pytest.mark.parametrize("name", JITTED)
+@pytest.mark.parametrize("name", every(2, JITTED))
 def test_update_under_jit_with_traced_data(name):
     """`jit(em.update)` with the data as arguments, against the update called as it is."""
     c = case(name)

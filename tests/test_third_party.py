@@ -157,7 +157,9 @@ def test_against_brute_force(name):
 
 
 @pytest.mark.filterwarnings("ignore:Parameter '(weights|honest)':UserWarning")  # Dirichlet(0.5), Beta(0.5, 0.5)
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n in ("competence", "separate_raters"))) for n in MODELS]
+)
 def test_runs_from_a_key_alone(name):
     """No start given: nothing is NaN, EM climbs, and the posterior has the model's shape."""
     model, args, params = MODELS[name]
