@@ -386,7 +386,8 @@ def _parameter(plan: Plan, over: str) -> Found:
     ecm = "; conditional on the other parameters (ECM)" if plan.conditional else ""
     of = f", on averages over {over}" if estimated else ""
     weights = f", weighted by the expected precisions of {' and '.join(plan.hidden)}" if plan.hidden else ""
-    reason = f"{what}, features {{{plan.features}}}{weights}{ecm}{of}"
+    counts = f", on the hidden counts of {' and '.join(plan.counted)}" if plan.counted else ""
+    reason = f"{what}, features {{{plan.features}}}{weights}{counts}{ecm}{of}"
     return Found(_parameter_family(plan), method, not estimated, reason, declined)
 
 
@@ -433,7 +434,7 @@ def derive(
     """
     read = read_model(model, args, kwargs, maximize, flat, leaves, augmented)
     read, (complete, blocks, skeletons) = _built(read, sampled)
-    updates, plans = recognise(read, complete, {s.site.name: s.why for s in skeletons})
+    updates, plans = recognise(read, complete, {s.site.name: s.why for s in skeletons}, augmented)
     positions = tuple(b.positions for b in blocks)
     if isinstance(sampled, Sampling) and not any(isinstance(b.evidence, Sampled) for b in blocks):
         raise ValueError("e_step= says how to sample, but every latent of this model has an exact engine or a "

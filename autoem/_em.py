@@ -59,7 +59,8 @@ class EM:
             A model that needs quadrature or sampling is refused then: more nodes are the one's check, standard errors
             the other's, and both are always there.
         augment: give mixtures, zero-inflated counts and the like their hidden variable back where that makes the
-            model conjugate: `x ~ MixtureSameFamily(...)` gets its assignment, a latent `x_assignment`. The fitted
+            model conjugate: `x ~ MixtureSameFamily(...)` gets its assignment, a latent `x_assignment`; heavy tails and
+            sums of positive terms get hidden precisions and counts, which are not written out. The fitted
             parameters, the log-likelihood and the standard errors are those of the model as written.
         e_step: how to sample latents: a `MonteCarlo` or `SAEM` for all that no exact engine and no quadrature takes, or
             a dict, latent name -> such an object, to sample those latents whatever engine there is.

@@ -47,6 +47,7 @@ class Plan:
         declined: what was tried first, and why it did not fit.
         conditional: whether other parameters' current values enter its update (ECM).
         hidden: sites whose hidden precisions, expected at the current parameters, weigh its update.
+        counted: sites whose counts are split among terms of a sum, at the current parameters, for its update.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Plan:
     declined: list[str] = field(default_factory=list)
     conditional: bool = False
     hidden: tuple[str, ...] = ()
+    counted: tuple[str, ...] = ()
 
 
 class Entries:

@@ -14,6 +14,7 @@ import numpy as np
 from numpyro.distributions import biject_to
 
 from ._complete import CompleteData
+from ._counts import hidden_counts
 from ._family import AbsoluteDeviation, AbstractScaleMixture, Flat, InverseMatrix, Quadratic
 from ._links import is_concrete, whole_event
 from ._locations import least_squares, location_fits, location_groups, mark_conditional
@@ -21,16 +22,19 @@ from ._model import Model, Parameter
 from ._places import Entries, Place, Plan, bounds, is_named, is_positive, is_real, occurrence_of
 from ._separation import separate_blocks
 from ._types import StaticArray
-from ._update import KINDS, NEWTON_LIMIT, ClosedForm, LeastSquares, Numeric, Update
+from ._update import KINDS, NEWTON_LIMIT, ClosedForm, HiddenCounts, LeastSquares, Numeric, Update
 
 
-def recognise(model: Model, complete: CompleteData, undone: Mapping[str, str]) -> tuple[list[Update], dict[str, Plan]]:
+def recognise(
+    model: Model, complete: CompleteData, undone: Mapping[str, str], augmented: bool = True
+) -> tuple[list[Update], dict[str, Plan]]:
     """Choose an update for every parameter.
 
     Args:
         model: the model.
         complete: its factors, priors and links.
         undone: per site whose density is used as it is, why its family is not.
+        augmented: whether counts may be split into hidden ones.
 
     Returns:
         The updates in the order in which they run, and what was decided about each parameter.
@@ -54,14 +58,14 @@ def recognise(model: Model, complete: CompleteData, undone: Mapping[str, str]) -
             (locations if not why else numeric).append(name)
             plan.declined += [why] if why else []
         else:
-            update, why = _closed_form(look, plan, parameter)
+            update, why = _closed_form(look, plan, parameter, augmented)
             if update is None:
                 plan.declined.append(why)
                 near = all(isinstance(c, AbsoluteDeviation | Quadratic) for c in live)
                 (locations if near and not location_fits(look, plan, parameter) else numeric).append(name)
             else:
                 plan.update = update
-                plan.features = live[0].features
+                plan.features = _FEATURES.get(update.kind) or live[0].features
                 closed.append(update)
     updates: list[Update] = []
     for group in location_groups(look, plans, locations):
@@ -80,6 +84,8 @@ def recognise(model: Model, complete: CompleteData, undone: Mapping[str, str]) -
         if plan.update is not None:
             plan.hidden = tuple(look.sites[p.entry] for p in plan.places if _is_hidden(look, plan, p))
             plan.conditional |= bool(plan.hidden)
+            plan.counted = _counted(look, plan)
+            plan.conditional |= any(_shares_argument(look, plan.name, p) for p in plan.places if plan.counted)
     kinks = any(isinstance(p.conditional, AbsoluteDeviation) for plan in plans.values() for p in plan.places)
     if numeric and not model.hidden and not kinks and not any(plan.hidden for plan in plans.values()):
         joined = _coupled(plans, updates, numeric)
@@ -141,10 +147,35 @@ def _is_hidden(look: Entries, plan: Plan, place: Place) -> bool:
     return isinstance(factor.family, AbstractScaleMixture) and not factor.canonical
 
 
-def _closed_form(look: Entries, plan: Plan, parameter: Parameter) -> tuple[ClosedForm | None, str]:
+_FEATURES = {"odds": "log u, log(1-u)", "simplex": "log u_k"}
+
+
+def _counts(look: Entries, name: str, place: Place, augmented: bool) -> tuple[HiddenCounts | None, str]:
+    """Hidden counts where the argument is not just a selection of the parameter's elements, or a power of them."""
+    kind = KINDS.get(type(place.conditional), "")
+    if kind not in ("power", "simplex") or occurrence_of(look, name, place, kind, False)[0] is not None:
+        return None, ""
+    return hidden_counts(look, name, place, augmented)
+
+
+def _counted(look: Entries, plan: Plan) -> tuple[str, ...]:
+    """Sites whose counts are split into hidden ones for a parameter."""
+    places = plan.update.occurrences if isinstance(plan.update, ClosedForm) else ()
+    return tuple(look.sites[o.entry] for o in places if isinstance(o, HiddenCounts) and not o.single)
+
+
+def _shares_argument(look: Entries, name: str, place: Place) -> bool:
+    """Whether another parameter is in the same argument."""
+    number = dict(look.complete.outputs[place.entry]).get(str(place.argument))
+    return any(number in look.single[n] for n in look.complete.names if n != name)
+
+
+def _closed_form(look: Entries, plan: Plan, parameter: Parameter, augmented: bool) -> tuple[ClosedForm | None, str]:
     live = [p for p in plan.places if not isinstance(p.conditional, Flat)]
     diagonal = [_is_diagonal(look, plan.name, p) for p in live]
-    kinds = {"power" if d else KINDS.get(type(p.conditional), "") for p, d in zip(live, diagonal, strict=True)}
+    counts = [_counts(look, plan.name, p, augmented) for p in live]
+    kinds = {c.kind if c else "power" if d else KINDS.get(type(p.conditional), "")
+             for p, d, (c, _) in zip(live, diagonal, counts, strict=True)}  # fmt: skip
     if len(kinds) != 1 or "" in kinds:
         names = " and ".join(sorted({p.conditional.features for p in live}))  # type: ignore[union-attr]
         return None, f"its factors have different features ({names})"
@@ -153,14 +184,15 @@ def _closed_form(look: Entries, plan: Plan, parameter: Parameter) -> tuple[Close
     forms = {getattr(p.conditional, "form", "") for p in live}
     if kind != "power" and (len(logits) > 1 or len(forms) > 1):
         return None, "it enters different factors in different forms"
+    unseen = "".join(f"; {why}" for why in dict.fromkeys(why for _, why in counts if why))
     why = _constraint_fits(kind, True in logits, forms, parameter)
     if why:
-        return None, why
+        return None, why + unseen
     occurrences, exponents = [], set()
-    for place, diag in zip(live, diagonal, strict=True):
-        occurrence, why = occurrence_of(look, plan.name, place, kind, diag)
+    for place, diag, (count, _) in zip(live, diagonal, counts, strict=True):
+        occurrence, why = (count, "") if count else occurrence_of(look, plan.name, place, kind, diag)
         if occurrence is None:
-            return None, why
+            return None, why + unseen
         occurrences.append(occurrence)
         if kind == "power":
             own = {"covariance": -1.0, "precision": 1.0, "cholesky": -2.0}

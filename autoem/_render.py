@@ -16,7 +16,7 @@ from ._links import expressions
 from ._model import Model
 from ._places import Plan
 from ._sites import Site
-from ._update import ClosedForm, LeastSquares, Numeric, Update
+from ._update import ClosedForm, HiddenCounts, LeastSquares, Numeric, Update
 
 _WIDTH = 100
 
@@ -223,9 +223,37 @@ def _e_step_lines(model: Model, evidences: Sequence[Any]) -> list[Line]:
     return lines
 
 
-def _hidden_lines(model: Model, complete: CompleteData, updates: Sequence[Update]) -> list[Line]:
-    """Sites with a hidden precision for every datum, which the updates weigh the data with."""
+_MADE_OF = {
+    "poisson": "is a sum of Poisson counts, one for each term of its rate",
+    "multinomial": "is the margin of a table with a cell for every term of its probabilities",
+    "categorical": "is the margin of a table with a cell for every term of its probabilities",
+    "exponential": "is the first of several waiting times, one for each term of its rate",
+}
+
+
+def _counted_lines(model: Model, complete: CompleteData, updates: Sequence[Update]) -> list[Line]:
+    """Sites whose counts are split into hidden ones."""
+    found: dict[tuple[int, str], list[str]] = {}
+    for update in (u for u in updates if isinstance(u, ClosedForm)):
+        for o in update.occurrences:
+            if isinstance(o, HiddenCounts) and not o.single:
+                found.setdefault((o.entry, o.argument), []).append(update.name)
     lines = []
+    for (entry, argument), names in found.items():
+        factor = complete.factors[entry]
+        made = _MADE_OF.get(getattr(factor.family, "name", ""), f"has a {argument} that is a sum of terms")
+        text = (
+            f"{model.sites[factor.site].distribution} {made}, none of them negative; given {factor.site} each has the "
+            f"share term / {argument} of the count, at the parameters that an update starts from; the terms of an "
+            f"element u of {', '.join(names)} have together u ∂/∂u Σ E[count] log {argument}"
+        )
+        lines.append(Line(factor.site, text))
+    return lines
+
+
+def _hidden_lines(model: Model, complete: CompleteData, updates: Sequence[Update]) -> list[Line]:
+    """Sites with a hidden precision for every datum, which the updates weigh the data with; and with hidden counts."""
+    lines = _counted_lines(model, complete, updates)
     near = {o.entry for u in updates if isinstance(u, LeastSquares) for o in u.occurrences if o.nearby}
     for entry, factor in enumerate(complete.factors):
         family = factor.family

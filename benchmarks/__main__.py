@@ -17,6 +17,7 @@ BENCHMARKS = {
     "latent_class": latent_classes.twenty_items,
     "repeated_rows": latent_classes.ten_items,
     "robust": augmented.robust,
+    "emission": augmented.emission,
     "counts": augmented.counts,
     "chain": chains.one_sequence,
     "chains": chains.many_sequences,

@@ -66,6 +66,13 @@ def robust_regression(x, y, df):
         numpyro.sample("y", dist.StudentT(df, x @ beta, scale), obs=y)
 
 
+def tomography(paths, y):
+    """Counts of detectors: every rate is a sum over pixels."""
+    rates = numpyro.param("rates", jnp.ones(paths.shape[1]), constraint=constraints.positive)
+    with numpyro.plate("detectors", len(y)):
+        numpyro.sample("y", dist.Poisson(paths @ rates), obs=y)
+
+
 def gamma_poisson(group, exposure, x):
     """Counts with exposures; every group has a rate."""
     shape = numpyro.param("shape", 1.0, constraint=constraints.positive)

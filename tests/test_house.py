@@ -58,6 +58,7 @@ LAYERS = (
     "_places",
     "_separation",
     "_locations",
+    "_counts",
     "_recognise",
     "_render",
     "_derivation",

@@ -16,6 +16,7 @@ from ._enumerate import Lazy as Lazy, evaluate_lazily as evaluate_lazily
 from ._expression import expressions as expressions
 from ._frontier import affine_part as affine_part
 from ._linear import linear_parts as linear_parts, seed as seed
+from ._positive import Terms as Terms, evaluate_apart as evaluate_apart, terms_of as terms_of
 from ._program import (
     Program as Program,
     evaluator as evaluator,

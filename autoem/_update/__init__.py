@@ -8,6 +8,7 @@ from ._flags import (
     UNBOUNDED as UNBOUNDED,
 )
 from .closed_form import KINDS as KINDS, ClosedForm as ClosedForm, Occurrence as Occurrence
+from .hidden_counts import HiddenCounts as HiddenCounts
 from .least_squares import LeastSquares as LeastSquares
 from .numeric import (
     NEWTON_LIMIT as NEWTON_LIMIT,

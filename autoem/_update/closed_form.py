@@ -25,6 +25,7 @@ from .._family import (
 )
 from .._types import Array, Params
 from ._flags import FLOORED, NOTHING, UNBOUNDED
+from .hidden_counts import HiddenCounts
 
 _SMALLEST = 1e-10
 """Where a probability, or a positive parameter without a scale of its own, whose mode is on the boundary is stopped."""
@@ -134,7 +135,7 @@ class ClosedForm(eqx.Module):
     kind: str = eqx.field(static=True)
     logits: bool = eqx.field(static=True)
     form: str = eqx.field(static=True)
-    occurrences: tuple[Occurrence, ...]
+    occurrences: tuple[Occurrence | HiddenCounts, ...]
     lower: Array | None
     upper: Array | None
 
@@ -279,7 +280,9 @@ def _root(log: Array, b: Array, reverse: Array, e: float) -> tuple[Array, Array]
     return w ** (1 / e), (log == 0) & (b == 0) & (reverse == 0)
 
 
-def _on_diagonal(conditional: Any, c: Array, occurrence: Occurrence) -> tuple[LogPower, Array, Array | None]:
+def _on_diagonal(
+    conditional: Any, c: Array, occurrence: Occurrence | HiddenCounts
+) -> tuple[LogPower, Array, Array | None]:
     """A matrix conditional of a diagonal matrix is one scalar conditional per diagonal element."""
     if not isinstance(conditional, InverseMatrix):
         return conditional, c, occurrence.index
