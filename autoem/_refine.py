@@ -45,7 +45,7 @@ def _moved(derivation: Derivation, nodes: dict[str, int], checks: dict[str, Chec
 def _check(rungs: tuple[int, ...], totals: np.ndarray) -> Check:
     """The least number of nodes that the finest rule agrees with, or the most there are."""
     finest, size = totals[-1], max(1.0, float(abs(np.nan_to_num(totals[-1]))))
-    changes = [float(abs(finest - total)) if np.isfinite(finest - total) else np.inf for total in totals[:-1]]
+    changes = [float(abs(finest - t)) if np.isfinite(finest) and np.isfinite(t) else np.inf for t in totals[:-1]]
     checks = [Check(n, rungs[-1], change, size) for n, change in zip(rungs, changes, strict=False)]
     return next((c for c in checks if c.fine), checks[-1])
 
