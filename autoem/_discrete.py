@@ -141,9 +141,9 @@ def lay_out_discrete(
             scales[name] = scale
     layout = Layout(tuple(dims), tuple(sorted(sizes.items())), tuple(latents))
     factors = tuple(f for f, _ in relevant)
-    if shapes is not None and not any(gathered):
-        layout = Layout(layout.dims, layout.sizes, layout.latents, chunk_for(factors, layout, shapes))
     together = () if shapes is None else products(factors, dims, gathered, shapes)
+    if shapes is not None and not any(gathered):
+        layout = Layout(layout.dims, layout.sizes, layout.latents, chunk_for(factors, layout, shapes, together))
     evidence = Enumeration(factors, scales, tuple(gathered), layout, together)
     evidence.plan()
     return evidence

@@ -95,13 +95,13 @@ def _restricted(
     sizes = dict(evidence.layout.sizes)
     number, whole = int((counts > 0).sum()), sizes[dim]
     layout = Layout(evidence.layout.dims, tuple(sorted((sizes | {dim: len(index)}).items())), evidence.layout.latents)
-    layout = Layout(layout.dims, layout.sizes, layout.latents, chunk_for(factors, layout, shapes))
+    together = products(factors, layout.dims, evidence.gathered, shapes)
+    layout = Layout(layout.dims, layout.sizes, layout.latents, chunk_for(factors, layout, shapes, together))
     label = ", ".join(n for n, _, _ in layout.latents)
     note = (
         f"the {whole} rows of {label} are {number} distinct ones: an iteration sees each once, and multiplies its log "
         "evidence by how often it occurs"
     )
-    together = products(factors, layout.dims, evidence.gathered, shapes)
     return Enumeration(tuple(factors), scales, evidence.gathered, layout, together, (note,))
 
 

@@ -61,26 +61,30 @@ def products(
                 groups.setdefault((factor.latents, own), []).append(i)
     result = []
     for key, members in groups.items():
-        ones = any(_has_ones(factors[i]) for i in members)
+        constants = tuple(still.get(key, ()))
+        ones = bool(constants) or any(_has_ones(factors[i]) for i in members)
         shared = tuple(_shared(factors[i], slot_shapes[i]) for i in members)
-        result.append(Product(tuple(members), tuple(still.get(key, ())) if ones else (), shared, ones))
+        result.append(Product(tuple(members), constants, shared, ones))
     return tuple(result)
 
 
 def with_columns(
-    groups: Sequence[Product], factors: Sequence[Factor], statistics: Sequence[Any]
+    groups: Sequence[Product], factors: Sequence[Factor], statistics: Sequence[Any], shapes: Sequence[Sequence[int]]
 ) -> tuple[Sequence[Any], tuple[jax.Array, ...]]:
     """The statistics, and T(x) of every group: what an E-step needs of the data."""
-    return statistics, tuple(columns(g, factors, statistics) for g in groups)
+    return statistics, tuple(columns(g, factors, statistics, shapes) for g in groups)
 
 
-def columns(product: Product, factors: Sequence[Factor], statistics: Sequence[Any]) -> jax.Array:
-    """T(x): (rows, columns). A column of ones leads, where there is one.
+def columns(
+    product: Product, factors: Sequence[Factor], statistics: Sequence[Any], shapes: Sequence[Sequence[int]]
+) -> jax.Array:
+    """T(x): (rows, columns). A column of ones leads, where there is one; what no slot multiplies comes last.
 
     Args:
         product: the group.
         factors: of the block.
         statistics: per factor, what `Factor.statistics` returned.
+        shapes: per factor, the lengths of its batch axes.
     """
     pieces = []
     for i, shared in zip(product.members, product.shared, strict=True):
@@ -93,9 +97,27 @@ def columns(product: Product, factors: Sequence[Factor], statistics: Sequence[An
         features = jnp.transpose(features, [*factor.keep, features.ndim - 1, *spare])
         rows = math.prod(features.shape[: len(factor.keep)])
         pieces.append(jnp.reshape(features, (rows, -1)))
-    if product.ones:
-        pieces = [jnp.ones_like(pieces[0][:, :1]), *pieces]
-    return jnp.concatenate(pieces, 1)
+    ones = [jnp.ones_like(pieces[0][:, :1])] if product.ones else []
+    return jnp.concatenate([*ones, *pieces, _bases(product, factors, statistics, shapes)], 1)
+
+
+def _bases(
+    product: Product, factors: Sequence[Factor], statistics: Sequence[Any], shapes: Sequence[Sequence[int]]
+) -> jax.Array:
+    """What is added to a row whatever the slots and the states: (rows, 1)."""
+    first = factors[product.members[0]]
+    kept = [shapes[product.members[0]][a] for a in first.keep]
+    total = jnp.zeros(kept, statistics[product.members[0]][0].dtype)
+    for i in (*product.members, *product.constants):
+        if not _by_state(factors[i], statistics[i][1]):
+            base = _base(factors[i], statistics[i][1], shapes[i])
+            total = total + jnp.reshape(base, base.shape[len(first.latents) :])
+    return jnp.reshape(total, (-1, 1))
+
+
+def _by_state(factor: Factor, base: Any) -> bool:
+    """Whether what no slot multiplies differs from state to state."""
+    return any(n > 1 for n in jnp.shape(base)[: len(factor.latents)])
 
 
 def joined(
@@ -109,33 +131,38 @@ def joined(
     """The sum of the group's log factors: (latents..., kept...).
 
     Args:
-        product, factors, statistics: as for `columns`.
+        product, factors, statistics, shapes: as for `columns`.
         slots: per factor.
         matrix: what `columns` returned.
-        shapes: per factor, the lengths of its batch axes.
     """
     first = factors[product.members[0]]
-    both = [(jnp.shape(slots[i]), jnp.shape(statistics[i][0])) for i in (*product.members, *product.constants)]
+    everyone = (*product.members, *product.constants)
+    both = [(jnp.shape(slots[i]), jnp.shape(statistics[i][0])) for i in everyone]
     sizes = [max(s[a] for pair in both for s in pair) for a in range(len(first.latents))]
-    pieces, constant, base = [], jnp.zeros(sizes), jnp.zeros(())
+    pieces, varied, constant = [], [], jnp.zeros(sizes)
     for i in product.members:
         factor, own = factors[i], slots[i]
         if _has_ones(factor):
             constant = constant + _total(factor, own[..., :1], shapes[i])
             own = own[..., 1:]
         pieces.append(_coefficients(factor, own, jnp.shape(statistics[i][0]), shapes[i], sizes))
-        base = base + _base(factor, statistics[i][1], shapes[i])
     for i in product.constants:
-        factor, (features, added) = factors[i], statistics[i]
+        factor, features = factors[i], statistics[i][0]
         still = factor.contract(slots[i], features, shapes[i], spread=False)
         constant = constant + jnp.reshape(still, still.shape[: len(sizes)])
-        base = base + _base(factor, added, shapes[i])
+    for i in everyone:
+        if _by_state(factors[i], statistics[i][1]):
+            base = _base(factors[i], statistics[i][1], shapes[i])
+            alike = product.ones and math.prod(base.shape[len(sizes) :]) == 1
+            constant = constant + jnp.reshape(base, base.shape[: len(sizes)]) if alike else constant
+            varied += [] if alike else [base]
+    pieces.append(jnp.ones_like(pieces[0][:, :1]))
     if product.ones:
         pieces = [jnp.reshape(constant, (-1, 1)), *pieces]
     # Rows lead in the product, which is how it is fastest; who reads it may see it transposed.
-    log_joint = matrix @ jnp.concatenate(pieces, 1).T
+    log_joint = jax.lax.optimization_barrier(matrix @ jnp.concatenate(pieces, 1).T)
     kept = [shapes[product.members[0]][a] for a in first.keep]
-    return jnp.reshape(log_joint.T, (*sizes, *kept)) + base
+    return sum(varied, jnp.reshape(log_joint.T, (*sizes, *kept)))
 
 
 def _has_ones(factor: Factor) -> bool:

@@ -178,7 +178,8 @@ class Enumeration(eqx.Module):
 
     def statistics(self) -> Any:
         """What `_tables` asks for, of the whole block."""
-        return with_columns(self.products, self.factors, tuple(f.statistics() for f in self.factors))
+        shapes = [f.batch_shape for f in self.factors]
+        return with_columns(self.products, self.factors, tuple(f.statistics() for f in self.factors), shapes)
 
     def _tables(self, slots: Slots, prepared: Any, shapes: Sequence[Sequence[int]] | None = None) -> list[Table]:
         shapes = [f.batch_shape for f in self.factors] if shapes is None else shapes
@@ -228,7 +229,7 @@ class Enumeration(eqx.Module):
                 part, shape[axis] = sliced(factor, axis, start, rows), rows
             statistics.append(part.statistics())
             shapes.append(shape)
-        tables = self._tables(slots, with_columns(self.products, self.factors, tuple(statistics)), shapes)
+        tables = self._tables(slots, with_columns(self.products, self.factors, tuple(statistics), shapes), shapes)
         sizes = dict(self.layout.sizes) | {dim: rows}
         variables = {}
         for name, variable in self.variables().items():
@@ -268,14 +269,19 @@ def independent_dimensions(
     return [dim for dim in sorted(common, key=lambda d: (-sizes[d], d)) if fits(dim)]
 
 
-def chunk_for(factors: Sequence[Factor], layout: Layout, slot_shapes: Sequence[tuple[int, ...]]) -> Any:
+def chunk_for(
+    factors: Sequence[Factor], layout: Layout, slot_shapes: Sequence[tuple[int, ...]], together: Sequence[Product] = ()
+) -> Any:
     """A dimension of many independent rows, and rows per chunk; None if there is none."""
     sizes = dict(layout.sizes)
+    multiplied = {i for product in together for i in product.members}
     for dim in independent_dimensions(factors, layout, slot_shapes):
         width = 0
-        for factor, dims, shape in zip(factors, layout.dims, slot_shapes, strict=True):
+        for i, (factor, dims, shape) in enumerate(zip(factors, layout.dims, slot_shapes, strict=True)):
             per_row = math.prod(n for a, n in enumerate(factor.batch_shape) if a != factor.keep[dims.index(dim)])
-            width += (shape[-1] + math.prod(shape[: len(factor.latents)])) * per_row
+            # A product adds up what an element of the row contributes: its table has no axis for that.
+            kept = math.prod(factor.batch_shape[a] for a in factor.keep) // sizes[dim] if i in multiplied else per_row
+            width += shape[-1] * per_row + math.prod(shape[: len(factor.latents)]) * kept
         rows = max(64, min(4096, _CHUNK // max(width, 1)))
         if sizes[dim] >= 4 * rows:
             return dim, rows
