@@ -26,12 +26,13 @@ from ._family import (
     spanned,
 )
 from ._links import Program, is_concrete
-from ._types import Refusal
+from ._types import Array, Refusal
 from ._wrappers import argument, element_shape, is_discrete, outlined_step_by_step, peel, step_by_step
 
 _BERNOULLI = (dist.BernoulliProbs, dist.BernoulliLogits)
 _CATEGORICAL = (dist.CategoricalProbs, dist.CategoricalLogits)
 _UNIT = dist.Unit
+_INTERVAL = getattr(dist, "IntervalCensoredDistribution", ())  # NumPyro 0.20 has none
 
 
 @dataclass(frozen=True)
@@ -135,6 +136,7 @@ def check_data(site: Site, fn: Any, value: Any) -> None:
     if value is None or isinstance(base, _UNIT) or not is_concrete(value):
         return
     value = np.asarray(value)
+    value = _reported(base, value) if isinstance(base, _INTERVAL) else value
     finite = np.isfinite(value)
     finite = finite.all(tuple(range(finite.ndim - site.event_ndim, finite.ndim)))
     if not finite.all():
@@ -153,6 +155,7 @@ def check_data(site: Site, fn: Any, value: Any) -> None:
         jax.errors.UnexpectedTracerError,
     ):
         return  # a support that depends on parameters is the log density's own business
+    inside = inside.all(-1) if isinstance(base, _INTERVAL) else inside
     if not inside.all():
         where = tuple(int(i) for i in np.argwhere(~inside)[0])
         shown = np.broadcast_to(value, (*inside.shape, *value.shape[value.ndim - site.event_ndim :]))[where]
@@ -160,6 +163,23 @@ def check_data(site: Site, fn: Any, value: Any) -> None:
             f"The data of site {site.name!r} lie outside the support of {site.distribution} "
             f"({int((~inside).sum())} values; the first at index {where} is {shown})."
         )
+
+
+def _reported(base: Any, value: np.ndarray) -> np.ndarray:
+    """(..., 2) bounds of censored values. One that censoring leaves open may be any number: it is made the other."""
+    left, right = (np.asarray(a, bool) for a in (base.left_censored, base.right_censored))
+    lower, upper = value[..., 0], value[..., 1]
+    return np.stack([np.where(left & ~right, upper, lower), np.where(right & ~left, lower, upper)], -1)
+
+
+def _inside(base: Any, value: Array) -> Array:
+    """Whether elements are inside the support; bounds of censored values may lie outside, but not a value itself."""
+    support: Any = base.support
+    inside = jnp.asarray(support(value))
+    if not isinstance(base, _INTERVAL):
+        return inside
+    point = (value[..., 0] == value[..., 1]) & ~(base.left_censored | base.right_censored)
+    return jnp.all(inside, -1) | ~point
 
 
 def site_outputs(site: Site, again: Mapping[str, Any]) -> dict[str, Any]:
@@ -182,8 +202,7 @@ def site_outputs(site: Site, again: Mapping[str, Any]) -> dict[str, Any]:
     support = inspect.getattr_static(type(base), "support", None)
     if support is None or isinstance(support, property):
         # The support depends on arguments: outside of it the density is zero, which log_prob leaves to validation.
-        inside: Any = base.support
-        log_prob = jnp.where(inside(jnp.asarray(value)), log_prob, -jnp.inf)
+        log_prob = jnp.where(_inside(base, jnp.asarray(value)), log_prob, -jnp.inf)
     plain = {name: jnp.asarray(a) for name, a in (again.get("plain") or {}).items()}
     return {"value": jnp.asarray(value), "log_prob": log_prob, "mask": mask, "scale": scale, "arguments": arguments,
             "raw": jnp.asarray(raw), "total": again.get("total"), "plain": plain}  # fmt: skip
