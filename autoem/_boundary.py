@@ -1,10 +1,13 @@
-"""Scales whose best value is zero: EM never arrives there, and a floor is not always a spike.
+"""Best values at zero or at infinity: EM never arrives there, and a floor is not always a spike.
 
 Where the objective of a scale τ is highest at zero (a meta-analysis whose studies agree, a variance component that the
 data do not ask for), an EM step shortens τ by about τ³: after t steps τ is still of the order of 1/√t. So from time to
 time what has been falling is tried at a tenth, a hundredth, ... of its value; if the objective rises all the way and
 then comes to rest, the fit goes on from there. With τ = 0 an EM step often cannot move other parameters (the mean of
 effects that are all equal to it): Newton steps on the objective itself come before the next.
+
+A coefficient may have its best value at infinity (a covariate that separates the responses). There the objective
+comes to rest and nothing is left to gain, so it takes a question of its own: does twice as much leave it as it is?
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from numpyro.distributions import biject_to
 
 from ._derivation import Derivation, Machine
 from ._types import Array, Params
-from ._update import FLOORED, NEWTON_LIMIT, NOTHING, UNBOUNDED, newton
+from ._update import FLOORED, INFINITE, NEWTON_LIMIT, NOTHING, UNBOUNDED, Numeric, is_real, newton
 
 _ROOM = 2**24
 """Most parameters times numbers in the data for which Newton steps are taken on the objective itself."""
@@ -36,6 +39,9 @@ _ELEMENTS = 32
 
 _TINY = 1e-3
 """Size below which it is asked whether an element is at zero."""
+
+_LARGE = 5.0
+"""Size from which on it is asked whether a real parameter climbed numerically is on its way to infinity."""
 
 _FALLEN = 1e-3
 """Relative fall since the last trial from which on an element is tried."""
@@ -145,7 +151,8 @@ def _at_rest(machine: Machine, params: Params, name: str, index: tuple[int, ...]
 
 
 def flagged(machine: Machine, params: Params, flags: dict[str, Any], limits: Bounds) -> dict[str, Any]:
-    """What to report: a floor where the objective is bounded is a mode on the boundary, not a degenerate fit.
+    """What to report: a floor where the objective is bounded is a mode on the boundary, not a degenerate fit; and what
+    would go on to infinity.
 
     Args:
         machine: the algorithm.
@@ -158,7 +165,34 @@ def flagged(machine: Machine, params: Params, flags: dict[str, Any], limits: Bou
         tiny = name in limits.scales and np.min(np.asarray(params[name]), initial=np.inf) < _TINY
         if (int(flag) == FLOORED or (tiny and int(flag) == NOTHING)) and _is_idle(machine, params, name):
             found[name] = np.full_like(np.asarray(flag), UNBOUNDED)
+    if not machine.samplers:
+        for name in _climbed(machine):
+            if int(found.get(name, NOTHING)) == NOTHING and _is_endless(machine, params, name):
+                found[name] = np.full_like(np.asarray(flags[name]), INFINITE)
     return found
+
+
+def _climbed(machine: Machine) -> list[str]:
+    """Real parameters that an M-step climbs numerically."""
+    numeric = [u for u in machine.updates if isinstance(u, Numeric)]
+    return [n for u in numeric for n, c in zip(u.names, u.constraints, strict=True) if is_real(c)]
+
+
+def _is_endless(machine: Machine, params: Params, name: str) -> bool:
+    """Whether the parameter or an element of it may be doubled at no loss, but not be left out."""
+    value = np.asarray(params[name])
+    large = np.abs(value) >= _LARGE
+    if not large.any():
+        return False
+    here = float(_objective(machine, params))
+    room = 1e-9 * max(1.0, abs(here))
+
+    def falls(which: np.ndarray, factor: float) -> bool:
+        changed = np.where(which, factor * value, value)
+        return not float(_objective(machine, {**params, name: changed})) >= here - room
+
+    single = [np.arange(value.size).reshape(value.shape) == i for i in np.flatnonzero(large)[:_ELEMENTS]]
+    return any(not falls(which, 2.0) and falls(which, 0.0) for which in (np.ones_like(large), *single))
 
 
 def _is_idle(machine: Machine, params: Params, name: str) -> bool:

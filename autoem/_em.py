@@ -28,7 +28,7 @@ from ._squarem import Squared
 from ._starts import started
 from ._types import Array, Key, Params, Refusal
 from ._uncertainty import certify, standard_errors
-from ._update import BLIND, FLOORED, SENTENCES
+from ._update import BLIND, FLOORED, INFINITE, SENTENCES
 
 _PATIENCE = 50
 """EM steps after which a fit that is still under way is extrapolated, unless the user says when."""
@@ -244,8 +244,9 @@ class EM:
             degenerate = any(int(f) == FLOORED for f in flags.values())
             if degenerate or status is Status.DEGENERATE:
                 status = Status.DEGENERATE if degenerate else Status.CONVERGED
-            if any(int(f) == BLIND for f in flags.values()):
-                status = Status.BLIND
+            for code, verdict in ((INFINITE, Status.ENDLESS), (BLIND, Status.BLIND)):
+                if any(int(f) == code for f in flags.values()):
+                    status = verdict
         doubtful = not all(check.accurate for check in derivation.checks.values())
         if doubtful and status in (Status.CONVERGED, Status.DECREASED):
             status = Status.INACCURATE
@@ -354,5 +355,5 @@ def _warn(flags: dict[str, Any], status: Status, moving: Sequence[str] = ()) -> 
             warnings.warn(f"Parameter {name!r} {SENTENCES[int(flag)]}.", stacklevel=3)
     if moving:
         warnings.warn(f"{status.value} Moving from there: {', '.join(map(repr, moving))}.", stacklevel=3)
-    elif status not in (Status.CONVERGED, Status.MAX_STEPS, Status.DEGENERATE, Status.BLIND):
+    elif status not in (Status.CONVERGED, Status.MAX_STEPS, Status.DEGENERATE, Status.ENDLESS, Status.BLIND):
         warnings.warn(status.value, stacklevel=3)

@@ -19,6 +19,7 @@ class Status(enum.Enum):
     DECREASED = "Stopped because the objective fell by more than rounding: a numerical problem, or a bug in autoem."
     SADDLE = "A saddle: stationary by its symmetry only; close by the objective rises. Start from unequal values."
     DEGENERATE = "Degenerate: a scale or covariance shrank to its floor (the likelihood is unbounded there)."
+    ENDLESS = "No finite maximum: a parameter would go on to infinity, where the objective rises ever more slowly."
     BLIND = "Not converged: a derivative of the log density is not finite, so that a parameter could not be moved."
     INACCURATE = "Not accurate: more quadrature nodes would still change the log-likelihood by over a millionth of it."
     NOISY = "Not converged: Monte Carlo noise hides what is left with the largest sample: raise max_samples or tol"

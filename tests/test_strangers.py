@@ -184,6 +184,27 @@ def test_a_derivative_that_is_not_a_number_is_no_convergence():
     assert not result.converged
 
 
+@pytest.mark.parametrize("overlap", [False, True])
+def test_a_coefficient_on_its_way_to_infinity_is_no_convergence(overlap):
+    """A covariate that separates the responses: the likelihood rises for ever, ever more slowly."""
+    x = np.linspace(-2, 2, 20)
+    y = (x > 0) * 1
+    y[3] = int(overlap)
+
+    def logit():
+        slope = numpyro.param("slope", jnp.zeros(2))
+        numpyro.sample("y", dist.Bernoulli(logits=slope[0] + slope[1] * x), obs=y)
+
+    em = autoem.EM(logit)
+    if overlap:
+        assert em.run(KEY, 500, progress_bar=False).converged
+        return
+    with pytest.warns(UserWarning, match="'slope' has no finite best value.* separates"):
+        result = em.run(KEY, 500, progress_bar=False)
+    assert result.status is autoem.Status.ENDLESS
+    assert not result.converged
+
+
 def test_a_random_part_of_the_data_is_announced():
     def picked(x):
         loc = numpyro.param("loc", 0.0)

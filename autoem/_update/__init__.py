@@ -3,6 +3,7 @@
 from ._flags import (
     BLIND as BLIND,
     FLOORED as FLOORED,
+    INFINITE as INFINITE,
     NOTHING as NOTHING,
     SENTENCES as SENTENCES,
     UNBOUNDED as UNBOUNDED,
