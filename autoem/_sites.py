@@ -27,7 +27,7 @@ from ._family import (
 )
 from ._links import Program, is_concrete
 from ._types import Array, Refusal
-from ._wrappers import argument, element_shape, is_discrete, outlined_step_by_step, peel, step_by_step
+from ._wrappers import argument, as_gaussians, element_shape, is_discrete, outlined_as_gaussians, peel
 
 _BERNOULLI = (dist.BernoulliProbs, dist.BernoulliLogits)
 _CATEGORICAL = (dist.CategoricalProbs, dist.CategoricalLogits)
@@ -72,7 +72,7 @@ def read_site(name: str, site: Mapping[str, Any], maximised: bool, augmented: bo
 
     `augmented`: whether a hidden precision may be made use of.
     """
-    fn = site["fn"] if maximised else outlined_step_by_step(site["fn"], site["value"])
+    fn = site["fn"] if maximised else outlined_as_gaussians(site["fn"], site["value"])
     peeled = peel(fn)
     base = peeled.base
     event_ndim = base.event_dim
@@ -120,7 +120,8 @@ def _support(name: str, base: Any) -> np.ndarray:
     if not base.has_enumerate_support or base.event_dim:
         raise Refusal(
             f"Site {name!r} ({kind}) cannot be enumerated: its support is not a finite set of numbers. autoem sums "
-            "over finite discrete latents only."
+            "over finite discrete latents only. If its values can be bounded, write it as "
+            f"dist.Categorical(logits={kind}(...).log_prob(jnp.arange(K + 1))) with K beyond all likely values."
         )
     try:
         with jax.ensure_compile_time_eval():
@@ -185,7 +186,7 @@ def _inside(base: Any, value: Array) -> Array:
 def site_outputs(site: Site, again: Mapping[str, Any]) -> dict[str, Any]:
     """The values of interest at one site, as functions of the unknowns."""
     raw = again["value"]
-    peeled = peel(again["fn"] if site.role == "maximised" else step_by_step(again["fn"], raw))
+    peeled = peel(again["fn"] if site.role == "maximised" else as_gaussians(again["fn"], raw))
     base = peeled.base
     value, mask = raw, peeled.mask
     scale = again["scale"]

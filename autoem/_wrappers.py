@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 import numpyro.distributions as dist
 
 _WRAPPERS = (dist.Independent, dist.MaskedDistribution, dist.ExpandedDistribution)
@@ -65,8 +66,9 @@ def is_discrete(fn: Any) -> bool:
     return bool(getattr(peel(fn).base.support, "is_discrete", False))
 
 
-def step_by_step(fn: Any, value: Any) -> Any:
-    """A Gaussian random walk or state space as one Gaussian a step, given the step before; others as they are.
+def as_gaussians(fn: Any, value: Any) -> Any:
+    """A Gaussian random walk or state space as one Gaussian a step, given the step before; a conditional autoregression
+    as the Gaussian with its precision; others as they are.
 
     Args:
         fn: a distribution over all steps.
@@ -82,13 +84,16 @@ def step_by_step(fn: Any, value: Any) -> Any:
         before = jnp.concatenate([start, value[..., :-1, :]], -2) @ base.transition_matrix.T
         name, matrix = _noise(base)
         own = dist.MultivariateNormal(before, **{name: matrix[..., :1, :, :]}, validate_args=False)
+    elif type(base) is dist.CAR:
+        own = dist.MultivariateNormal(base.loc, precision_matrix=base.precision_matrix, validate_args=False)
+        return wrapped(own, own.batch_shape, peeled.mask, peeled.hidden)
     else:
         return fn
     mask = peeled.mask
     return wrapped(own, own.batch_shape, None if mask is None else jnp.asarray(mask)[..., None], peeled.hidden + 1)
 
 
-def outlined_step_by_step(fn: Any, value: Any) -> Any:
+def outlined_as_gaussians(fn: Any, value: Any) -> Any:
     """The same of shapes and classes alone: the numbers may be of a trace that is over."""
     peeled = peel(fn)
     base = peeled.base
@@ -99,11 +104,14 @@ def outlined_step_by_step(fn: Any, value: Any) -> Any:
         *batch, _, size, _ = jnp.shape(matrix)
         matrices = {name: jnp.broadcast_to(jnp.eye(size), (*batch, size, size))}
         blank = dist.GaussianStateSpace(base.num_steps, jnp.eye(size), **matrices)
+    elif type(base) is dist.CAR:
+        size = base.event_shape[-1]
+        blank = dist.CAR(jnp.zeros((*base.batch_shape, size)), 0.5, 1.0, 1 - np.eye(size), validate_args=False)
     else:
         return fn
     mask = None if peeled.mask is None else jnp.ones(jnp.shape(peeled.mask), bool)
     shape = element_shape(fn, value)
-    return step_by_step(wrapped(blank, shape, mask, peeled.hidden), jnp.zeros(jnp.shape(value)))
+    return as_gaussians(wrapped(blank, shape, mask, peeled.hidden), jnp.zeros(jnp.shape(value)))
 
 
 def _noise(walk: Any) -> tuple[str, Any]:

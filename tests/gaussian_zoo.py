@@ -434,6 +434,22 @@ def walk_as_one_site() -> Case:
     return Case(model, (y, seen), {"q": [0.8, 1.3], "r": 0.6})
 
 
+def areal_effects() -> Case:
+    """A conditional autoregression over five areas, for two diseases, both its numbers unknown."""
+    y = _rng(53).normal(size=(2, 5)) + 1
+    ring = np.roll(np.eye(5), 1, 0) + np.roll(np.eye(5), -1, 0)
+
+    def model(y):
+        strength = numpyro.param("strength", 0.5, constraint=constraints.unit_interval)
+        precision = numpyro.param("precision", jnp.ones(2), constraint=POSITIVE)
+        s = numpyro.param("s", 1.0, constraint=POSITIVE)
+        with numpyro.plate("disease", 2):
+            x = numpyro.sample("x", dist.CAR(0.3, strength, precision, ring))
+        numpyro.sample("y", dist.Normal(x, s).to_event(2), obs=y)
+
+    return Case(model, (y,), {"strength": 0.7, "precision": [0.8, 1.3], "s": 0.6})
+
+
 def state_space_as_one_site() -> Case:
     """A linear-Gaussian state space that NumPyro has as one distribution, everything unknown."""
     y = _rng(52).normal(size=(5, 2))
@@ -458,6 +474,6 @@ CASES: dict[str, Callable[[], Case]] = {
         probabilistic_pca, missing_entries, missing_covariate, errors_in_variables, gaussian_process, walk_in_a_loop,
         nested_masked, mixture_of_factor_analysers, mixture_of_growth_curves, mixture_with_missing_entries,
         nonlinear_in_time, scored_twice_with_prior, local_level_by_scan, state_space_by_scan, second_order_by_scan,
-        walk_as_one_site, state_space_as_one_site,
+        walk_as_one_site, state_space_as_one_site, areal_effects,
     )
 }  # fmt: skip
