@@ -427,6 +427,24 @@ def state_in_the_child() -> Case:
     return Case(model, (x, y), params, {"u": "gamma"})
 
 
+def known_ratios_by_state() -> Case:
+    """What multiplies each of two latents is known given the state: a rate, and a precision."""
+    rng = _rng(24)
+    x, y = rng.poisson(3, 5), rng.normal(size=5)
+
+    def model(x, y):
+        weight = numpyro.param("weight", 0.5, constraint=constraints.unit_interval)
+        a, b = positive("a"), positive("b")
+        with numpyro.plate("rows", 5):
+            z = numpyro.sample("z", dist.Bernoulli(weight))
+            u = numpyro.sample("u", dist.Gamma(a, 1.0))
+            v = numpyro.sample("v", dist.Gamma(2.0, b))
+            numpyro.sample("x", dist.Poisson(jnp.arange(1.0, 6.0) * u * jnp.where(z == 1, 2.0, 0.5)), obs=x)
+            numpyro.sample("y", dist.Normal(0.3, jnp.where(z == 1, 3.0, 0.7) / jnp.sqrt(v)), obs=y)
+
+    return Case(model, (x, y), {"weight": 0.4, "a": 1.7, "b": 0.8}, {"u": "gamma", "v": "gamma"})
+
+
 def one_state_for_many_units() -> Case:
     """Two latents given one state per group of units: a rate and a probability."""
     rng = _rng(22)
@@ -521,6 +539,7 @@ CASES: dict[str, Callable[[], Case]] = {
         inverse_gamma_rates,
         mixture_of_gamma_poissons,
         state_in_the_child,
+        known_ratios_by_state,
         one_state_for_many_units,
         hidden_counts,
         mixture_of_dirichlets,

@@ -23,7 +23,7 @@ from autoem._uncertainty import certify
 KEY = jax.random.key(0)
 
 
-QUICK = {"poisson_with_exposure", "complements", "dirichlet_multinomial", "state_in_the_child"}
+QUICK = {"poisson_with_exposure", "complements", "dirichlet_multinomial", "state_in_the_child", "known_ratios_by_state"}
 """Each mechanism once; the others run in `make slow`."""
 
 

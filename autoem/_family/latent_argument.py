@@ -112,7 +112,8 @@ class LatentArgument(AbstractFamily):
         else:
             exponent = self.kernel.exponent / self.power  # type: ignore[attr-defined]
             log, power = jnp.log(coefficient) / self.power, coefficient**exponent
-        return jnp.concatenate([statistics, statistics * log[..., None], statistics * power[..., None]], -1)
+        parts = statistics, statistics * log[..., None], statistics * power[..., None]
+        return jnp.concatenate(jnp.broadcast_arrays(*parts), -1)  # c may depend on discrete latents, the data do not
 
     def of_scaled(self, split: Array) -> Array:
         """(A, C), (..., F, 3), as what multiplies `scaled` statistics: (..., 3F, 3)."""
