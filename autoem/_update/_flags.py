@@ -10,7 +10,7 @@ SENTENCES = {
     ),
     UNBOUNDED: "has its mode on the boundary, where it was stopped just inside",
     INFINITE: (
-        "has no finite best value: twice as large it leaves the objective as it is, at zero it would lower it (is there "
-        "a covariate that separates the responses?). Give it a prior, or leave out what separates"
+        "has no finite best value: twice as large it leaves the objective as it is, at zero it would lower it (is "
+        "there a covariate that separates the responses?). Give it a prior, or leave out what separates"
     ),
 }
