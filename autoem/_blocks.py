@@ -17,7 +17,7 @@ from ._conjugate import lay_out_conjugate
 from ._design import Design
 from ._discrete import Union, batch_shape, evidence_factor, lay_out_discrete
 from ._distinct import distinct_rows
-from ._evidence import Chain, Conjugate, Enumeration, Gaussian, Mixed, Observed, Quadrature, Sampled, Scaled
+from ._evidence import Chain, Conjugate, Enumeration, Gaussian, Mixed, Observed, Quadrature, Sampled, Scaled, Shared
 from ._factors import Skeleton, complete_data, numbers_of
 from ._family import LinearGaussian
 from ._gaussian import lay_out
@@ -29,6 +29,7 @@ from ._point_cells import lay_out_points
 from ._points import axes_of, points_dependence, require_integrable
 from ._rows import Touch, gaussian_dependence, touches_of
 from ._scaled import lay_out_scaled
+from ._shared import element_shape, lay_out_shared, shareable
 from ._sites import Site
 from ._types import Declined, Refusal, StaticArray
 
@@ -38,7 +39,9 @@ _TRACED = (
 )
 
 
-Evidence: TypeAlias = Enumeration | Chain | Observed | Gaussian | Conjugate | Mixed | Scaled | Quadrature | Sampled
+Evidence: TypeAlias = (
+    Enumeration | Chain | Observed | Gaussian | Conjugate | Mixed | Scaled | Quadrature | Shared | Sampled
+)
 
 
 @dataclass(frozen=True)
@@ -56,11 +59,16 @@ class Block:
     positions: tuple[int, ...]
 
 
-def build(model: Model) -> tuple[CompleteData, list[Block], list[Skeleton]]:
+def build(model: Model, share: Sequence[str] = ()) -> tuple[CompleteData, list[Block], list[Skeleton]]:
     """Factors, blocks, and what was decided about every site.
+
+    Args:
+        model: the model.
+        share: latents whose elements get the same points if they are integrated numerically.
 
     Raises:
         Refusal: where elements of a latent are mixed, or the sum over latents is not tractable.
+        Apart: elements of a latent in `share` had better have points of their own.
     """
     params = {model.inputs[n]: (n, (None,) * max(1, len(p.initial.shape))) for n, p in model.parameters.items()}
     by_parameter = set(analyse(model.program, params, kinds=False))
@@ -83,8 +91,10 @@ def build(model: Model) -> tuple[CompleteData, list[Block], list[Skeleton]]:
     axes = axes_of(model, [(*(whose[n] for n in met_by[s.site.name]), *s.latents) for s in skeletons])
     skeletons = [replace(s, met=met, latents=(axes[whose[next(iter(met))]], *s.latents))
                  if (met := met_by[s.site.name]) else s for s in skeletons]  # fmt: skip
-    complete, designs = complete_data(model, program, skeletons, by_latent, axes)
-    return complete, _group(model, complete, skeletons, designs, axes), skeletons
+    inner = shareable(model, share, points_dependence(model, program), axes, met_by) if share else {}
+    shapes = {n: element_shape(model, n, own) for n, own in inner.items()}
+    complete, designs = complete_data(model, program, skeletons, by_latent, axes, shapes)
+    return complete, _group(model, complete, skeletons, designs, axes, inner), skeletons
 
 
 def _points_met(model: Model, site: Site, why: str, by_points: Mapping[int, Dependence]) -> dict[str, Coordinates]:
@@ -186,7 +196,7 @@ def _steps(found: Mapping[int, Dependence], numbers: Mapping[str, tuple[int, int
 
 def _group(
     model: Model, complete: CompleteData, skeletons: Sequence[Skeleton], designs: Mapping[str, Design],
-    axes: Mapping[str, str],
+    axes: Mapping[str, str], inner: Mapping[str, tuple[int, ...]],
 ) -> list[Block]:  # fmt: skip
     """Connected latents form a block; factors without latents form one more."""
     factors = complete.factors
@@ -209,6 +219,11 @@ def _group(
         if numerical:
             _require_numerical(model, numerical, members, [n for n in everything if together.find(n) == root])
             sites = [(i, *relevant[i]) for i in positions]
+            if numerical[0] in inner:
+                own = numerical[0], inner[numerical[0]], members, [shapes[i] for i in positions]
+                engine, at = lay_out_shared(model, sites, *own, axes[numerical[0]])
+                blocks.append(Block(engine, functools.partial(_same, engine), at))
+                continue
             engine, at = lay_out_points(model, sites, numerical, members, axes[numerical[0]])
             blocks.append(Block(engine, functools.partial(_same, engine), at))
             continue

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import equinox as eqx
@@ -13,8 +13,9 @@ import jax.numpy as jnp
 
 from ._blocks import Evidence, build, declined
 from ._complete import CompleteData
-from ._evidence import LADDER, Chain, Chains, Drawn, Gaussian, Mixed, Quadrature, Read, Sampled, Scaled
+from ._evidence import LADDER, Chain, Chains, Drawn, Quadrature, Read, Sampled, Shared
 from ._factors import Skeleton
+from ._found import Found, conjugate_found, gaussian_found, parameter_found
 from ._model import Model, read_model
 from ._options import Sampling
 from ._places import Plan
@@ -22,8 +23,9 @@ from ._points import settled
 from ._recognise import recognise
 from ._render import Page, page
 from ._result import Check
+from ._shared import Apart
 from ._types import Array, Declined, Key, Params, Refusal
-from ._update import ClosedForm, Update
+from ._update import Update
 
 
 class Expected(eqx.Module):
@@ -72,7 +74,7 @@ class Machine(eqx.Module):
         prepared = [None] * len(self.evidences) if prepared is None else prepared
         total = jnp.zeros(())
         for evidence, at, data in zip(self.evidences, self.positions, prepared, strict=True):
-            if isinstance(evidence, Quadrature):
+            if isinstance(evidence, Quadrature | Shared):
                 read, slots = self.seen(evidence, params, at)
                 frozen, _ = self.seen(evidence, jax.lax.stop_gradient(params), at)
                 total = total + evidence.log_evidence(read, frozen, slots)
@@ -83,7 +85,7 @@ class Machine(eqx.Module):
                 total = total + evidence.log_evidence([inputs[i] for i in at], data)
         return total
 
-    def seen(self, engine: Quadrature, params: Params, at: Sequence[int]) -> tuple[Read, list[Any]]:
+    def seen(self, engine: Quadrature | Shared, params: Params, at: Sequence[int]) -> tuple[Read, list[Any]]:
         """What a quadrature wants: arguments of the sites with continuous latents as a function of these, and slots of
         the others.
 
@@ -145,12 +147,9 @@ class Machine(eqx.Module):
         inputs = self.complete.inputs(params)
         total, statistics, points = jnp.zeros(()), [None] * len(inputs), {}
         for evidence, at, data in zip(self.evidences, self.positions, prepared, strict=True):
-            if isinstance(evidence, Quadrature):
-                read, slots = self.seen(evidence, params, at)
-                placed = evidence.points(read, slots)
-                points |= placed.values
-                found = evidence.expected_statistics(placed, read(placed.values))
-                value = placed.total
+            if isinstance(evidence, Quadrature | Shared):
+                value, found, placed = evidence.averaged(*self.seen(evidence, params, at))
+                points |= placed
             elif isinstance(evidence, Sampled):
                 draws = (drawn or {})[evidence.axis].draws
                 points |= draws.values
@@ -174,7 +173,7 @@ class Machine(eqx.Module):
             if isinstance(evidence, Sampled):
                 own = self.reader(params, at), self.frozen(origin, at)
                 total = total + evidence.relative(drawn[evidence.axis].draws, *own)
-            elif isinstance(evidence, Quadrature):
+            elif isinstance(evidence, Quadrature | Shared):
                 read, slots = self.seen(evidence, params, at)
                 frozen, _ = self.seen(evidence, jax.lax.stop_gradient(params), at)
                 total = total + evidence.log_evidence(read, frozen, slots)
@@ -192,51 +191,16 @@ class Machine(eqx.Module):
         return params, flags
 
     @property
-    def quadratures(self) -> tuple[tuple[Quadrature, tuple[int, ...]], ...]:
+    def quadratures(self) -> tuple[tuple[Quadrature | Shared, tuple[int, ...]], ...]:
         """The engines that integrate numerically, and the positions of their factors."""
         pairs = zip(self.evidences, self.positions, strict=True)
-        return tuple((e, at) for e, at in pairs if isinstance(e, Quadrature))
+        return tuple((e, at) for e, at in pairs if isinstance(e, Quadrature | Shared))
 
     @property
     def samplers(self) -> tuple[tuple[Sampled, tuple[int, ...]], ...]:
         """The engines that sample, and the positions of their factors."""
         pairs = zip(self.evidences, self.positions, strict=True)
         return tuple((e, at) for e, at in pairs if isinstance(e, Sampled))
-
-
-@dataclass(frozen=True)
-class Found:
-    """What was decided about one latent or parameter.
-
-    Attributes:
-        family: of its conditional distribution, for example "categorical" or "gaussian".
-        method: how it is dealt with.
-        exact: whether nothing is estimated.
-        reason: a sentence.
-        declined: what was tried first, and why it did not fit.
-    """
-
-    family: str
-    method: str
-    exact: bool
-    reason: str
-    declined: tuple[str, ...] = ()
-
-
-_GAUSSIAN = "jointly Gaussian given the data, the parameters and any discrete latents"
-_FAMILIES = {
-    "u, uu'": "gaussian",
-    "log u_k": "dirichlet",
-    "log u, log(1-u)": "beta",
-    "log|Σ|, Σ⁻¹": "inverse wishart",
-    "cos u, sin u": "von mises",
-}
-
-
-def _parameter_family(plan: Plan) -> str:
-    if plan.features.startswith("log u, u^"):
-        return "gamma" if float(plan.features.split("^")[1]) > 0 else "inverse gamma"
-    return _FAMILIES.get(plan.features, "none")
 
 
 class Derivation:
@@ -255,22 +219,26 @@ class Derivation:
     def __init__(
         self, model: Model, machine: Machine, detailed: Callable[[], Machine], skeletons: Sequence[Skeleton],
         plans: Mapping[str, Plan], checks: Mapping[str, Check] | None = None, pace: str = "",
+        apart: Callable[[], Derivation] | None = None,
     ) -> None:  # fmt: skip
         self.model = model
         self.machine = machine
         self._detailed = detailed
         self.checks = dict(checks or {})
         self._parts = skeletons, plans
-        self._pace = pace
-        found = {n: self._latent(n) for n in model.latents} | {n: _gaussian(n, machine) for n in model.gaussians}
-        found |= {s.site.name: _conjugate(s, skeletons) for s in skeletons if s.site.role == "conjugate"}
+        self._pace, self._apart = pace, apart
+        found = {n: self._latent(n) for n in model.latents} | {
+            n: gaussian_found(n, machine.evidences) for n in model.gaussians
+        }
+        found |= {s.site.name: conjugate_found(s, skeletons) for s in skeletons if s.site.role == "conjugate"}
         found |= {n: self._quadrature(n, e) for e, _ in machine.quadratures for n in e.names}
         found |= {n: self._sampled(n, e) for e, _ in machine.samplers for n in e.names}
         self.latents = found
         over = {i: "the points of a quadrature" for _, at in machine.quadratures for i in at}
         over |= {i: "draws" for _, at in machine.samplers for i in at}
-        self.params = {n: _parameter(p, " and ".join(dict.fromkeys(over[q.entry] for q in p.places if q.entry in over)))
-                       for n, p in plans.items()}  # fmt: skip
+        averaged = {n: " and ".join(dict.fromkeys(over[q.entry] for q in p.places if q.entry in over))
+                    for n, p in plans.items()}  # fmt: skip
+        self.params = {n: parameter_found(p, averaged[n]) for n, p in plans.items()}
         self.exact = all(f.exact for f in (*self.latents.values(), *self.params.values()))
         self.closed_form = all(f.method != "newton" and f.method != "gradient" for f in self.params.values())
         initial = {n: p.initial for n, p in model.parameters.items()}
@@ -290,7 +258,12 @@ class Derivation:
         self, machine: Machine, detailed: Callable[[], Machine], checks: Mapping[str, Check]
     ) -> Derivation:
         """The same with other numbers of nodes, and how they compared."""
-        return Derivation(self.model, machine, detailed, *self._parts, checks, self._pace)
+        return Derivation(self.model, machine, detailed, *self._parts, checks, self._pace, self._apart)
+
+    @property
+    def apart(self) -> Derivation:
+        """The same where every element of a latent that is integrated numerically has points of its own."""
+        return self if self._apart is None else self._apart()
 
     def _latent(self, name: str) -> Found:
         site = self.model.hidden[name]
@@ -300,8 +273,8 @@ class Derivation:
             if isinstance(evidence, Sampled) and name in evidence.cells.discrete:
                 reason = f"summed over its {size} values at every draw of {', '.join(evidence.names)}"
                 return Found(family, "enumeration", False, reason)
-            if isinstance(evidence, Quadrature) and name in evidence.discrete:
-                inner = name in evidence.summed.latents
+            if isinstance(evidence, Quadrature | Shared) and name in evidence.discrete:
+                inner = isinstance(evidence, Shared) or name in evidence.summed.latents
                 how = "at every point of" if inner else "above the cells of"
                 reason = f"summed over its {size} values {how} the quadrature of {', '.join(evidence.names)}"
                 return Found(family, "enumeration", False, reason)
@@ -311,7 +284,7 @@ class Derivation:
         reason = f"summed over its {size} values, plates as batch axes"
         return Found(family, "enumeration", True, reason)
 
-    def _quadrature(self, name: str, engine: Quadrature) -> Found:
+    def _quadrature(self, name: str, engine: Quadrature | Shared) -> Found:
         family = self.model.hidden[name].distribution.lower()
         check = self.checks.get(engine.axis)
         said = check.sentence if check else "to be compared with more of them once parameters are known"
@@ -342,53 +315,27 @@ class Derivation:
         return self._page.markdown()
 
 
-def _gaussian(name: str, machine: Machine) -> Found:
-    """A Gaussian latent, from the engine that holds it."""
-    scaled = next((e for e in machine.evidences if isinstance(e, Scaled) and name in e.names), None)
-    if scaled is not None:
-        what = " and ".join(scaled.scales.names)
-        reason = f"{_GAUSSIAN}, with a precision in proportion to {what}, whose kernel takes up its log evidence"
-        return Found("gaussian", "gaussian", True, reason)
-    engines = (e.continuous if isinstance(e, Mixed) else e for e in machine.evidences)
-    note = next((e.along(name) for e in engines if isinstance(e, Gaussian) and name in e.names), "")
-    if note:
-        return Found("gaussian", "kalman", True, f"{_GAUSSIAN}: {note}")
-    return Found("gaussian", "gaussian", True, _GAUSSIAN)
-
-
-def _conjugate(own: Skeleton, skeletons: Sequence[Skeleton]) -> Found:
-    """A conjugate latent, from the skeleton of its own density."""
-    assert own.entrance is not None
-    latent, kernel = own.entrance.latent, own.entrance.kernel
-    sites = [s.site.name for s in skeletons if s.entrance is not None and s.entrance.latent == latent]
-    features = ", ".join(kernel.describe).replace("u", latent)
-    reason = f"enters all its factors ({', '.join(sites)}) through {features} only: given all else its density is "
-    return Found(kernel.name, "conjugate", True, reason + kernel.name)
-
-
 def _point_shapes(machine: Machine) -> dict[str, Any]:
     real = jnp.result_type(float)
     counts = [(e, e.size) for e, _ in machine.quadratures] + [(e, e.held) for e, _ in machine.samplers]
     return {seat.name: jax.ShapeDtypeStruct((count, *seat.shape), real) for e, count in counts for seat in e.seats}
 
 
-def _parameter(plan: Plan, over: str) -> Found:
-    """What was decided about a parameter; `over`: what the statistics of its sites are averages over, if estimated."""
-    estimated = bool(over)
-    declined = tuple(dict.fromkeys(plan.declined))
-    if plan.update is None:
-        return Found("none", "fixed", True, "no factor depends on it", declined)
-    method = plan.update.method
-    if method != "closed form":
-        of = f"Q, a sum over {over}" if estimated else "the exact Q on the expected statistics"
-        return Found("none", method, not estimated, f"climbs {of}", declined)
-    what = "the mode of its conditional" if isinstance(plan.update, ClosedForm) else "weighted least squares"
-    ecm = "; conditional on the other parameters (ECM)" if plan.conditional else ""
-    of = f", on averages over {over}" if estimated else ""
-    weights = f", weighted by the expected precisions of {' and '.join(plan.hidden)}" if plan.hidden else ""
-    counts = f", on the hidden counts of {' and '.join(plan.counted)}" if plan.counted else ""
-    reason = f"{what}, features {{{plan.features}}}{weights}{counts}{ecm}{of}"
-    return Found(_parameter_family(plan), method, not estimated, reason, declined)
+def _sharing(model: Model, built: Any) -> Any:
+    """What `build` makes of the model with one set of points for the elements of those latents that it serves; what it
+    has made, where there are none.
+    """
+    if not any(isinstance(b.evidence, Quadrature) for b in built[1]):
+        return built
+    names = [n for b in built[1] if isinstance(b.evidence, Quadrature) for n in b.evidence.names]
+    while names:
+        try:
+            found = build(model, names)
+        except Apart as apart:
+            names.remove(apart.name)
+            continue
+        return found if any(isinstance(b.evidence, Shared) for b in found[1]) else built
+    return built
 
 
 def _built(model: Model, sampled: Any) -> tuple[Model, Any]:
@@ -433,14 +380,27 @@ def derive(
         Refusal: a part that autoem cannot do exactly.
     """
     read = read_model(model, args, kwargs, maximize, flat, leaves, augmented)
-    read, (complete, blocks, skeletons) = _built(read, sampled)
-    updates, plans = recognise(read, complete, {s.site.name: s.why for s in skeletons}, augmented)
-    positions = tuple(b.positions for b in blocks)
-    if isinstance(sampled, Sampling) and not any(isinstance(b.evidence, Sampled) for b in blocks):
+    read, built = _built(read, sampled)
+    if isinstance(sampled, Sampling) and not any(isinstance(b.evidence, Sampled) for b in built[1]):
         raise ValueError("e_step= says how to sample, but every latent of this model has an exact engine or a "
                          "quadrature; to sample a latent all the same, name it: e_step={'name': ...}.")  # fmt: skip
+    apart = functools.cache(lambda: _derivation(read, built, augmented, pace))
+    sharing = _sharing(read, built)
+    return apart() if sharing is built else _derivation(read, sharing, augmented, pace, apart)
+
+
+def _derivation(
+    read: Model, built: Any, augmented: bool, pace: str, apart: Callable[[], Derivation] | None = None
+) -> Derivation:  # fmt: skip
+    """The derivation of a model from what `build` made of it; `apart`: the same where every latent element has points
+    of its own.
+    """
+    complete, blocks, skeletons = built
+    updates, plans = recognise(read, complete, {s.site.name: s.why for s in skeletons}, augmented)
+    positions = tuple(b.positions for b in blocks)
     machine = Machine(complete, tuple(b.evidence for b in blocks), positions, tuple(updates))
     detailed = functools.cache(
         lambda: Machine(complete, tuple(b.detailed() for b in blocks), positions, tuple(updates))
     )
-    return Derivation(read, machine, detailed, skeletons, plans, pace="" if machine.samplers else pace)
+    pace = "" if machine.samplers else pace
+    return Derivation(read, machine, detailed, skeletons, plans, pace=pace, apart=apart)

@@ -307,19 +307,19 @@ class EM:
 
     def posterior(self, params: Params, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Distribution of every latent given data and parameters: site -> NumPyro distribution, batched as the site."""
-        derivation = self._for(params, self._derive_with_leaves(args, kwargs))
+        derivation = self._for(params, self._derive_with_leaves(args, kwargs).apart)
         return _posterior.posterior(derivation, complete_params(params, derivation))
 
     def sample_posterior(
         self, rng_key: Key, params: Params, *args: Any, num_samples: int = 1, **kwargs: Any
     ) -> dict[str, Array]:
         """Joint draws of all latents given data and parameters: site -> (num_samples, *site shape)."""
-        derivation = self._derive_with_leaves(args, kwargs)
+        derivation = self._derive_with_leaves(args, kwargs).apart
         return _posterior.sample(derivation, rng_key, complete_params(params, derivation), num_samples)
 
     def decode(self, params: Params, *args: Any, **kwargs: Any) -> dict[str, Array]:
         """The most probable joint assignment of all latents: site -> values."""
-        derivation = self._derive_with_leaves(args, kwargs)
+        derivation = self._derive_with_leaves(args, kwargs).apart
         return _posterior.decode(derivation, complete_params(params, derivation))
 
     def standard_errors(self, params: Params, *args: Any, **kwargs: Any) -> dict[str, Array]:

@@ -22,6 +22,7 @@ from ._links import (
     Program,
     affine_part,
     analyse,
+    compacted,
     evaluate_lazily,
     is_concrete,
     own_coordinates,
@@ -85,6 +86,7 @@ def complete_data(
     skeletons: Sequence[Skeleton],
     by_latent: Mapping[int, Dependence],
     axes: Mapping[str, str],
+    shared: Mapping[str, tuple[int, ...]],
 ) -> tuple[CompleteData, dict[str, Design]]:
     """Trace parameters -> aligned arguments for every latent value, and collect the data.
 
@@ -93,6 +95,7 @@ def complete_data(
         skeletons: how every site enters.
         by_latent: how values depend on the discrete latents.
         axes: latents that are integrated numerically -> name of their points' axis.
+        shared: those whose elements share their points, with the shape of one.
 
     Returns:
         The complete-data log density, and the design of every site with Gaussian latents.
@@ -107,7 +110,12 @@ def complete_data(
     }
     numbers = [i for w in wanted.values() for i, _ in w.values()] + [i for e in extras.values() for i in e.values()]
 
-    points = {n: starting_point(model.hidden[n], model.avals[n]) for n in axes}
+    points = {
+        n: starting_point(model.hidden[n], shared.get(n, model.avals[n].shape), model.avals[n].dtype) for n in axes
+    }
+    fixed = [w["@value"][0] for w in wanted.values() if "@value" in w] + [
+        i for e in extras.values() for i in e.values()
+    ]
     order = (*dict.fromkeys(axes.values()), *model.axes)
 
     def arguments(*given: Any) -> list[dict[str, Any]]:
@@ -126,6 +134,9 @@ def complete_data(
             number = model.reads[name].number
             shape = program.shape(number)
             inputs[number] = Lazy(np.ones((1,) * len(shape), program.avals[number].dtype), shape)
+        if shared:  # zeros(n) is one zero
+            inputs |= {i: Lazy(compacted(np.asarray(v)), np.shape(v)) for i, v in program.known.items()
+                       if i not in fixed and is_concrete(v) and np.size(v) > 1}  # fmt: skip
         unheld = {i: None for i in program.inputs if i not in inputs}
         values = evaluate_lazily(program, {**inputs, **unheld}, program.known, by_latent, order, numbers)
         entries = []
@@ -210,10 +221,10 @@ def _read(value: Any, read: Read) -> Any:
     return jnp.reshape(value, (len(value), -1))[:, read.elements(value.shape[1:])]
 
 
-def starting_point(site: Site, like: Any) -> Any:
+def starting_point(site: Site, shape: tuple[int, ...], dtype: Any) -> Any:
     """Some value of a continuous latent, with an axis for points: (1, *shape)."""
     with jax.ensure_compile_time_eval():  # under the user's jit, too
-        return np.asarray(site.constraint.feasible_like(np.zeros((1, *like.shape), like.dtype)), like.dtype)
+        return np.asarray(site.constraint.feasible_like(np.zeros((1, *shape), dtype)), dtype)
 
 
 def _moving(program: Program, inputs: Mapping[str, int], axes: Mapping[str, str]) -> Any:

@@ -219,7 +219,7 @@ def loop(
     tolerance = np.asarray(1e-8 if tol is None else tol, real)
     histories: list[np.ndarray] = []
     taken: list[np.ndarray] = []
-    slow = sum(engine.size * engine.summed.width for engine, _ in machine.quadratures) > _MANY
+    slow = sum(engine.work for engine, _ in machine.quadratures) > _MANY
     earlier, patience = params, _EARLY if slow else _PATIENCE
     with tqdm(total=num_steps, disable=not progress_bar) as bar:
         while True:

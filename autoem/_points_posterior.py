@@ -15,17 +15,22 @@ from ._sites import Site
 from ._types import Array, Key, Params
 
 
+def _cells(machine: Machine) -> list[tuple[Quadrature, tuple[int, ...]]]:
+    """The quadratures whose cells have points of their own: those of a posterior."""
+    return [(e, at) for e, at in machine.quadratures if isinstance(e, Quadrature)]
+
+
 @eqx.filter_jit
 def weighted_points(machine: Machine, params: Params) -> list[Points]:
     """The points of every quadrature, and their weights."""
-    return [e.points(*machine.seen(e, params, at)) for e, at in machine.quadratures]
+    return [e.points(*machine.seen(e, params, at)) for e, at in _cells(machine)]
 
 
 @eqx.filter_jit
 def discrete_marginals(machine: Machine, params: Params, drawn: dict[str, Drawn]) -> dict[str, Array]:
     """Probabilities of the discrete latents beside continuous ones, averaged over points: (values, dims...)."""
     found: dict[str, Array] = {}
-    for engine, at in machine.quadratures:
+    for engine, at in _cells(machine):
         if engine.discrete:
             found |= engine.marginals(*machine.seen(engine, params, at))
     for engine, at in machine.samplers:
@@ -38,7 +43,7 @@ def point_modes(machine: Machine, params: Params) -> tuple[dict[str, Array], dic
     """The most probable values of the continuous latents, and states of the discrete ones beside them."""
     values: dict[str, Array] = {}
     states: dict[str, Array] = {}
-    for engine, at in machine.quadratures:
+    for engine, at in _cells(machine):
         found, chosen = engine.mode(*machine.seen(engine, params, at))
         values |= found
         states |= chosen
@@ -71,7 +76,7 @@ def _resampled(
         found, chosen = engine.resampled(machine.reader(params, at), drawn[engine.axis].draws, here, num_samples)
         values |= found
         states |= chosen
-    for number, (engine, at) in enumerate(machine.quadratures):
+    for number, (engine, at) in enumerate(_cells(machine)):
         here = jax.random.fold_in(key, number)
         found, chosen = engine.resampled(*machine.seen(engine, params, at), here, num_samples)
         values |= found
@@ -89,7 +94,7 @@ def point_distributions(
     """
     result = {}
     found: list[tuple[Quadrature | Sampled, Points | Draws]] = [(e, drawn[e.axis].draws) for e, _ in machine.samplers]
-    found += zip((e for e, _ in machine.quadratures), weighted_points(machine, params), strict=True)
+    found += zip((e for e, _ in _cells(machine)), weighted_points(machine, params), strict=True)
     for engine, points in found:
         for seat in engine.seats:
             weights = _element_weights(seat, points.weights)

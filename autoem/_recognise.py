@@ -6,6 +6,7 @@ Eligibility is global: one factor that does not fit sends the parameter to the n
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import jax
@@ -98,8 +99,10 @@ def recognise(
     if numeric:
         numeric = [n for n in complete.names if n in numeric]
         chosen = tuple(model.parameters[n].constraint for n in numeric)
-        # Where Q is a sum over points a step costs as much as an E-step: one of them, and Q still rises.
-        steps = {"steps": 1} if complete.points else {}
+        # Where Q is a sum over points a step costs as much as an E-step if every element has its own, and not much less
+        # if they share them: a few of them, and Q still rises.
+        own = any(np.size(p) == math.prod(model.avals[n].shape) for n, p in complete.points.items())
+        steps = {"steps": 1 if own else 3} if complete.points else {}
         blocks = separate_blocks(look, numeric)
         apart = None if blocks is None else StaticArray(blocks)
         update = Numeric(tuple(numeric), chosen, _coordinates(look, model, numeric), blocks=apart, **steps)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ._derivation import Derivation, Machine
-from ._evidence import LADDER, Quadrature
+from ._evidence import Quadrature, Shared
 from ._links import is_concrete
 from ._result import Check, EMState
 from ._types import Array, Params
@@ -24,14 +24,14 @@ def _compared(machine: Machine, params: Params) -> list[Array]:
     return [engine.compared(*machine.seen(engine, params, at)) for engine, at in machine.quadratures]
 
 
-def _next(engine: Quadrature) -> int | None:
+def _next(engine: Quadrature | Shared) -> int | None:
     """More nodes than the engine has, if there are any."""
-    return next((n for n in LADDER[engine.dims] if n > engine.nodes), None)
+    return next((n for n in engine.ladder if n > engine.nodes), None)
 
 
 def _with_nodes(machine: Machine, nodes: dict[str, int]) -> Machine:
     evidences = tuple(
-        dataclasses.replace(e, nodes=nodes[e.axis]) if isinstance(e, Quadrature) and e.axis in nodes else e
+        dataclasses.replace(e, nodes=nodes[e.axis]) if isinstance(e, Quadrature | Shared) and e.axis in nodes else e
         for e in machine.evidences
     )
     return dataclasses.replace(machine, evidences=evidences)
@@ -64,6 +64,8 @@ def checked(derivation: Derivation, params: Params) -> tuple[Derivation, bool]:
     for (engine, _), totals in zip(machine.quadratures, _compared(machine, params), strict=True):
         check = _check(engine.rungs, np.asarray(totals))
         further = _next(engine) if engine.dims > 1 and not check.fine and np.isfinite(totals[-1]) else None
+        if isinstance(engine, Shared) and not check.fine and further is None:
+            return derivation.apart, True
         checks[engine.axis] = check
         nodes[engine.axis] = further or check.nodes
         again |= further is not None

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ._complete import CompleteData
-from ._evidence import Chain, Conjugate, Gaussian, Mixed, Observed, Quadrature, Sampled, Scaled
+from ._evidence import Chain, Conjugate, Gaussian, Mixed, Observed, Quadrature, Sampled, Scaled, Shared
 from ._family import AbstractScaleMixture
 from ._links import expressions
 from ._model import Model
@@ -84,14 +84,14 @@ def page(
     declined = [Line(n, "; ".join(dict.fromkeys(p.declined))) for n, p in plans.items() if p.declined]
     if declined:
         sections.append(("No closed form, and why", tuple(declined)))
-    quadratures = [e for e in evidences if isinstance(e, Quadrature)]
+    quadratures = [e for e in evidences if isinstance(e, Quadrature | Shared)]
     samplers = [e for e in evidences if isinstance(e, Sampled)]
     estimated = [*_estimated_lines(quadratures, samplers), *(Line("check", text) for text in checks)]
     sections.append(("Approximate", tuple(estimated) or (Line("", _exactness(updates)),)))
     return Page("EM, derived", tuple((title, tuple(lines)) for title, lines in sections))
 
 
-def _estimated_lines(quadratures: Sequence[Quadrature], samplers: Sequence[Sampled]) -> list[Line]:
+def _estimated_lines(quadratures: Sequence[Quadrature | Shared], samplers: Sequence[Sampled]) -> list[Line]:
     lines = [Line(", ".join(e.names), f"the integral over it, by {e.describe()}") for e in quadratures]
     for e in samplers:
         lines.append(Line(", ".join(e.names), f"the average over it, by {e.describe()}"))
@@ -190,6 +190,9 @@ def _e_step_lines(model: Model, evidences: Sequence[Any]) -> list[Line]:
             continue
         if isinstance(evidence, Quadrature):
             lines.append(_quadrature_line(evidence))
+            continue
+        if isinstance(evidence, Shared):
+            lines.append(_shared_line(evidence))
             continue
         if isinstance(evidence, Sampled):
             lines.append(_sampled_line(evidence))
@@ -299,6 +302,15 @@ def _quadrature_line(evidence: Quadrature) -> Line:
     latex = (
         rf"L = \sum_c \log \sum_m w_m f_c(u_{{cm}}), \quad u_{{cm}} = \hat u_c + R_c t_m, \quad {_tex(label)} = g(u)"
     )
+    return Line(label, text, latex)
+
+
+def _shared_line(evidence: Shared) -> Line:
+    label, sites = ", ".join(evidence.names), " ".join(f"p({f.site})" for f in evidence.factors)
+    inner = f"Σ_{{{', '.join(evidence.discrete)}}} " if evidence.discrete else ""
+    text = f"log ∫ {inner}{sites} d{label}: {evidence.describe()}; the points are the values of a discrete latent, and "
+    text += "the statistics are its gradient"
+    latex = rf"L = \sum_i \log \sum_m w_m f_i(u_m), \quad {_tex(label)} = g(u)"
     return Line(label, text, latex)
 
 

@@ -20,7 +20,7 @@ import numpy as np
 from numpyro.distributions import biject_to
 
 from ._derivation import Derivation, Expected, Machine
-from ._evidence import Chain, Enumeration, Mixed, Quadrature, Sampled
+from ._evidence import Chain, Enumeration, Mixed, Quadrature, Sampled, Shared
 from ._family import LOG_ZERO
 from ._links import is_concrete
 from ._model import Parameter
@@ -116,7 +116,7 @@ def _maximum(machine: Machine, params: Params, key: Key) -> Params:
     inputs = machine.complete.inputs(params)
     statistics: list[Any] = [None] * len(inputs)
     for i, (evidence, at) in enumerate(zip(machine.evidences, machine.positions, strict=True)):
-        assert not isinstance(evidence, Quadrature | Sampled)  # `_can_start_from_data` says so
+        assert not isinstance(evidence, Quadrature | Shared | Sampled)  # `_can_start_from_data` says so
         own, axes = [inputs[j] for j in at], _axes(evidence)
         keys = {n: jax.random.fold_in(jax.random.fold_in(key, i), j) for j, n in enumerate(axes)}
         weights = {n: _weights(keys[n], shape) for n, shape in axes.items()}

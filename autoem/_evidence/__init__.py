@@ -27,4 +27,5 @@ from .monte_carlo import (
 from .observed import Observed as Observed
 from .quadrature import LADDER as LADDER, Points as Points, Quadrature as Quadrature, Read as Read, Seat as Seat
 from .scaled import Scaled as Scaled
+from .shared import SHARED as SHARED, Shared as Shared
 from .summed import Summed as Summed

@@ -177,6 +177,16 @@ class Quadrature(eqx.Module):
         return len(self.states) * self.nodes**self.dims
 
     @property
+    def work(self) -> int:
+        """Elements of all sites' tables at all points."""
+        return self.size * self.summed.width
+
+    @property
+    def ladder(self) -> tuple[int, ...]:
+        """Numbers of nodes per dimension that may be tried."""
+        return LADDER[self.dims]
+
+    @property
     def _sizes(self) -> tuple[int, ...]:
         """Number of states of every discrete latent that is held fixed."""
         return () if self.above is None else self.above.sizes(self.summed.held)
@@ -302,6 +312,11 @@ class Quadrature(eqx.Module):
 
         tables = self._for_each_state(evidence, points.u, points.log_weight)
         return jnp.sum(tables) if self.above is None else self.above.log_evidence(self._with(slots, tables), None)
+
+    def averaged(self, read: Read, slots: Sequence[Any]) -> tuple[Array, list[Array], dict[str, Array]]:
+        """L, the expected statistics of every site, and the values of the latents at which they are to be read."""
+        points = self.points(read, slots)
+        return points.total, self.expected_statistics(points, read(points.values)), points.values
 
     def expected_statistics(self, points: Points, arguments: Sequence[Any]) -> list[Array]:
         """Statistics averaged over the points, one array per factor, shaped like its slots at the points.

@@ -7,6 +7,7 @@ program for every value of the discrete latents, holding each array no larger th
 
 from ._coordinates import (
     Coordinates as Coordinates,
+    compacted as compacted,
     flat_index as flat_index,
     own_coordinates as own_coordinates,
     whole_event as whole_event,

@@ -89,6 +89,8 @@ def _take(node: Node, operands: Sequence[Lazy], order: Sequence[str]) -> Any:
         if operand.compact[o] != indices.compact[s]:
             operand, indices = operand.expanded([o]), indices.expanded([s])
     indices = indices.expanded([last])
+    if _finds_the_same(operand, indices, node):
+        indices = Lazy(indices.array[(slice(0, 1),) * last], indices.shape)
     constant = [a for a in range(len(operand.shape)) if operand.compact[a] == 1 and operand.shape[a] > 1]
     sizes = tuple(1 if a in constant and a not in batching else n for a, n in enumerate(node.params["slice_sizes"]))
     keep = np.array([0 if a in constant else 1 for a in numbers.start_index_map], np.int32)
@@ -99,6 +101,18 @@ def _take(node: Node, operands: Sequence[Lazy], order: Sequence[str]) -> Any:
         return node.primitive.bind(array, index, **params)
 
     return _lift(apply, [operand, indices], order)
+
+
+def _finds_the_same(operand: Lazy, indices: Lazy, node: Node) -> bool:
+    """Whether every index is known to find the same, as the operand varies along none of the axes that are indexed."""
+    numbers = node.params["dimension_numbers"]
+    if numbers.operand_batching_dims or indices.latents or not is_concrete(indices.array):
+        return False
+    if any(operand.compact[a] != 1 or operand.shape[a] == 1 for a in numbers.start_index_map):
+        return False
+    most = [operand.shape[a] - node.params["slice_sizes"][a] for a in numbers.start_index_map]
+    found = np.asarray(indices.array)
+    return bool(found.size and np.all(found >= 0) and np.all(found <= most))
 
 
 def _contract(node: Node, operands: Sequence[Lazy], order: Sequence[str]) -> Any:
@@ -184,6 +198,9 @@ def _apply(node: Node, operands: Sequence[Lazy], out: tuple[int, ...], order: Se
         return _lift(lambda x: jnp.transpose(x, params["permutation"]), [value], order)
     if name == "gather":
         return _take(node, operands, order)
+    if name == "pad":
+        axes = [a for a, width in enumerate(params["padding_config"]) if tuple(width) != (0, 0, 0)]
+        return _lift(lambda *xs: bind(node, xs)[0], [value.expanded(axes), *operands[1:]], order)
     if name == "dot_general":
         return _contract(node, operands, order)
     if name in REDUCTIONS:
