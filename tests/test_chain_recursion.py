@@ -17,8 +17,8 @@ from autoem._evidence._chain_blocks import (
     value_and_gradient_of_blocks,
 )
 from autoem._evidence._chain_tables import ChainShape, Potential
-from autoem._evidence._recursion import _logarithmic, _scaled, log_total, value_and_gradient
-from benchmarks.models import hidden_markov
+from autoem._evidence._recursion import log_total, logarithmic, scaled, value_and_gradient
+from benchmarks.models import hidden_markov, hidden_markov_sequences
 
 
 def _random(seed, *shape):
@@ -50,8 +50,8 @@ def _two_back():
 @pytest.mark.parametrize("case", [_pairs, _two_back])
 def test_derivatives_are_those_of_autodiff(case):
     shape, first, later = case()
-    (total, gradient), sound = jax.jit(lambda f, p: _scaled(shape, f, p))(first, later)
-    plain, expected = jax.jit(lambda f, p: _logarithmic(shape, f, p))(first, later)
+    (total, gradient), sound = jax.jit(lambda f, p: scaled(shape, f, p))(first, later)
+    plain, expected = jax.jit(lambda f, p: logarithmic(shape, f, p))(first, later)
     assert sound
     assert_allclose(total, plain, rtol=1e-12)
     jax.tree.map(lambda a, b: assert_allclose(a, b, rtol=1e-9, atol=1e-12), gradient, expected)
@@ -64,7 +64,7 @@ def test_second_derivatives():
         return log_total(shape, first, later)
 
     def plain(first):
-        return _logarithmic(shape, first, later)[0]
+        return logarithmic(shape, first, later)[0]
 
     for function in (jax.hessian, lambda f: jax.jacrev(jax.jacfwd(f))):
         found, expected = jax.jit(function(scaled))(first), jax.jit(jax.hessian(plain))(first)
@@ -187,3 +187,40 @@ def test_a_long_chain(stay):
     means = posterior.T @ y / posterior.sum(0)
     assert_allclose(state.params["locs"], means, rtol=1e-9)
     assert_allclose(em.posterior(params, y, 2)["z"].probs, posterior[1:], rtol=1e-8, atol=1e-12)
+
+
+def _baum_welch(y, start):
+    """Log-likelihood and one EM step on logarithms, sequence by sequence, in NumPy: (steps, sequences)."""
+    log_a, locs, scales = np.log(start["transition"]), start["locs"], start["scales"]
+    pairs, weight, moment, initial, total = np.zeros_like(log_a), 0.0, 0.0, 0.0, 0.0
+    for own in y.T:
+        log_b = -0.5 * ((own[:, None] - locs) / scales) ** 2 - np.log(scales) - 0.5 * np.log(2 * np.pi)
+        alpha, beta = np.zeros_like(log_b), np.zeros_like(log_b)
+        alpha[0] = np.log(start["initial"]) + log_b[0]
+        for t in range(1, len(own)):
+            alpha[t] = np.logaddexp.reduce(alpha[t - 1][:, None] + log_a, 0) + log_b[t]
+        for t in range(len(own) - 1, 0, -1):
+            beta[t - 1] = np.logaddexp.reduce(log_a + log_b[t] + beta[t], 1)
+        evidence = np.logaddexp.reduce(alpha[-1])
+        gamma = np.exp(alpha + beta - evidence)
+        for t in range(1, len(own)):
+            pairs += np.exp(alpha[t - 1][:, None] + log_a + (log_b[t] + beta[t])[None] - evidence)
+        total, initial = total + evidence, initial + gamma[0]
+        weight, moment = weight + gamma.sum(0), moment + own @ gamma
+    return total, {"transition": pairs / pairs.sum(1, keepdims=True), "locs": moment / weight,
+                   "initial": initial / initial.sum()}  # fmt: skip
+
+
+@pytest.mark.parametrize("rare", [0.2, 1e-200])
+def test_many_sequences_take_the_step_of_baum_and_welch(rare):
+    # A change that is that rare and happens loses all other digits: then all is done on logarithms.
+    rng = np.random.default_rng(5)
+    y = np.where(np.arange(9)[:, None] < 4, 0.0, 40.0) + rng.normal(size=(9, 70))
+    start = {"initial": np.array([0.6, 0.4]), "transition": np.array([[1 - rare, rare], [0.5, 0.5]]),
+             "locs": np.array([0.5, 39.0]), "scales": np.array([1.0, 1.5])}  # fmt: skip
+    em = autoem.EM(hidden_markov_sequences)
+    found = em.run(jax.random.PRNGKey(0), 1, y, 2, init_params=start, progress_bar=False)
+    total, expected = _baum_welch(y, start)
+    assert_allclose(found.log_likelihood[0], total, rtol=1e-10)
+    for name, value in expected.items():
+        assert_allclose(found.params[name], value, rtol=1e-9, atol=1e-12, err_msg=name)

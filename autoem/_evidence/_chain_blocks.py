@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -47,6 +48,9 @@ _WIDE = 64
 
 _SWEEPS = 3
 """Sweeps over all blocks before a chain is taken for one that remembers."""
+
+_FEW = 4
+"""Features up to which adding them up in a pass over the result is faster than a product of matrices."""
 
 _ROUNDING = 64.0
 """Units of rounding by which two messages may differ and be the same."""
@@ -119,10 +123,11 @@ def _joined(p: Potential, own: Blocks) -> Potential:
 
 
 class Laid(eqx.Module):
-    """A factor's statistics, cut once for all iterations.
+    """A factor's statistics, brought into the order in which they are wanted once for all iterations.
 
     Attributes:
-        features, base: as of `Factor.statistics`, the steps as two axes (size, count).
+        features, base: as of `Factor.statistics` but for the steps, which lead, and the features, which come next; of a
+            chain that is cut the steps are two axes (size, count).
         early: the same, not cut, of the steps before `start`; None if the factor has none.
     """
 
@@ -131,7 +136,7 @@ class Laid(eqx.Module):
     early: tuple[Array, Array] | None
 
 
-def laid(factor: Factor, place: Chained, shape: ChainShape, own: Blocks, statistics: Any) -> Any:
+def laid(factor: Factor, place: Chained, shape: ChainShape, own: Blocks | None, statistics: Any) -> Any:
     """Statistics of a factor of all later steps that change from step to step as `Laid`; others as they are."""
     whole = place.first <= shape.start and place.first + place.count >= shape.length
     if place.time is None or place.gated or not whole:
@@ -140,38 +145,73 @@ def laid(factor: Factor, place: Chained, shape: ChainShape, own: Blocks, statist
     if max(a.shape[axis] for a in statistics) == 1:
         return statistics
     early, late = zip(*(_split(a, axis, place, shape, own) for a in statistics), strict=True)
-    return Laid(late[0], late[1], early if place.first < shape.start else None)
+    first = [jnp.moveaxis(jnp.moveaxis(a, -1, 0), axis + 1, 0) for a in late]
+    return Laid(first[0], first[1], early if place.first < shape.start else None)
 
 
-def _split(array: Array, axis: int, place: Chained, shape: ChainShape, own: Blocks) -> tuple[Array, Array]:
+def _split(array: Array, axis: int, place: Chained, shape: ChainShape, own: Blocks | None) -> tuple[Array, Array]:
     """An array over a factor's steps: those before `start`, and the others, cut."""
     if array.shape[axis] == 1:
-        return array, jnp.expand_dims(array, axis)
+        return array, array if own is None else jnp.expand_dims(array, axis)
     at = shape.start - place.first
     late = jax.lax.slice_in_dim(array, at, shape.length - place.first, axis=axis)
-    return jax.lax.slice_in_dim(array, 0, at, axis=axis), own.cut(late, axis)
+    early = jax.lax.slice_in_dim(array, 0, at, axis=axis)
+    return early, late if own is None else own.cut(late, axis)
 
 
 def laid_potentials(
-    factor: Factor, place: Chained, shape: ChainShape, own: Blocks, slots: Array, prepared: Laid
+    factor: Factor, place: Chained, shape: ChainShape, own: Blocks | None, slots: Array, prepared: Laid, added: bool
 ) -> tuple[Potential, tuple[Potential, Chained] | None]:
-    """The potential over the later steps, cut, and that over the steps before `start`."""
+    """The potential over the later steps, cut where there are blocks, and that over the steps before `start`.
+
+    With `added` it is made to be computed fast, else to be differentiated fast.
+    """
+    assert place.time is not None
+    axis = factor.keep[place.time]
+    at = len(factor.latents) + axis
+    early, late = _split(slots, at, place, shape, own)
+    wide, there, inner = _later(factor, place, shape, own)
+    features, base = (jnp.moveaxis(jnp.moveaxis(a, 0, at + 1), 0, -1) for a in (prepared.features, prepared.base))
+    few = slots.shape[-1] <= _FEW and all(n == 1 for a, n in enumerate(wide.batch_shape) if a not in wide.keep)
+    if few and not added:
+        late = _by_step(wide, there, late, features)
+    found = potential(wide, there, inner, late, (features, base), few and added)
+    if prepared.early is None:
+        return found, None
+    count = shape.start - place.first
+    lengths = factor.batch_shape
+    short = _only(factor, factor.keep, (*lengths[:axis], count, *lengths[axis + 1 :]))
+    here = dataclasses.replace(place, count=count)
+    return found, (potential(short, here, shape, early, prepared.early), here)
+
+
+def _by_step(factor: Factor, place: Chained, slots: Array, features: Array) -> Array:
+    """Slots, repeated for every step: then their derivative is a product of matrices for every step.
+
+    One product over all steps would want the steps next to the sequences in memory: a copy of the derivative of all.
+    """
+    assert place.time is not None
+    time = len(factor.latents) + factor.keep[place.time]
+    wide = math.prod(features.shape[len(factor.latents) : -1]) // features.shape[time]
+    if wide < _WIDE or slots.shape[time] > 1:
+        return slots
+    return jnp.broadcast_to(slots, (*slots.shape[:time], features.shape[time], *slots.shape[time + 1 :]))
+
+
+def _later(factor: Factor, place: Chained, shape: ChainShape, own: Blocks | None) -> tuple[Factor, Chained, ChainShape]:
+    """The factor of the later steps, its place, and the chain that it is in."""
     assert place.time is not None
     at, axis = place.time, factor.keep[place.time]
-    early, late = _split(slots, len(factor.latents) + axis, place, shape, own)
+    lengths = factor.batch_shape
+    if own is None:
+        count = shape.length - shape.start
+        wide = _only(factor, factor.keep, (*lengths[:axis], count, *lengths[axis + 1 :]))
+        return wide, dataclasses.replace(place, first=shape.start, count=count), shape
     keep = [k if k <= axis else k + 1 for k in factor.keep]
     keep.insert(at + 1, axis + 1)
     batch = tuple(None if b is None else b + (b > at) for b in place.batch)
-    lengths = factor.batch_shape
     wide = _only(factor, tuple(keep), (*lengths[:axis], own.size, own.count, *lengths[axis + 1 :]))
-    there = Chained(place.variables, shape.start, own.size, at, (at + 1, *batch))
-    found = potential(wide, there, own.inner(shape), late, (prepared.features, prepared.base))
-    if prepared.early is None:
-        return found, None
-    few = shape.start - place.first
-    short = _only(factor, factor.keep, (*lengths[:axis], few, *lengths[axis + 1 :]))
-    here = dataclasses.replace(place, count=few)
-    return found, (potential(short, here, shape, early, prepared.early), here)
+    return wide, Chained(place.variables, shape.start, own.size, at, (at + 1, *batch)), own.inner(shape)
 
 
 def _only(factor: Factor, keep: tuple[int, ...], batch_shape: tuple[int, ...]) -> Factor:
@@ -201,13 +241,18 @@ def _plain(
     return total, (slope, tuple(again))
 
 
+def step_by_step(shape: ChainShape, own: Blocks, first: Array, later: tuple[Potential, ...]) -> tuple[Array, Gradient]:
+    """`value_and_gradient` of the chain as a whole."""
+    return _plain(value_and_gradient, shape, own, first, later)
+
+
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
 def value_and_gradient_of_blocks(
     shape: ChainShape, own: Blocks, first: Array, later: tuple[Potential, ...]
 ) -> tuple[Array, Gradient]:
     """`value_and_gradient` in blocks; everything else as in `log_total_of_blocks`."""
     found, sound = in_blocks(shape, own, first, later)
-    return unless(sound, found, functools.partial(_plain, value_and_gradient, shape, own), first, later)
+    return unless(sound, found, functools.partial(step_by_step, shape, own), first, later)
 
 
 @value_and_gradient_of_blocks.defjvp
@@ -248,9 +293,10 @@ class _Runs:
 
     def forwards(self) -> Any:
         """((last message, (messages before every step, c)), whether every block starts where the last one ended)."""
+        turned = self.kind.turned(self.fixed)
 
         def warmed(i: Any, message: Array) -> Array:
-            return self.kind.forward(self.fixed, message, self._at(i))[0]
+            return self.kind.forward(turned, message, self._at(i))[0]
 
         def sweep(start: Array) -> tuple[Any, Array]:
             found = self.kind.forwards(self.fixed, start, self.streams)

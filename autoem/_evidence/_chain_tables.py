@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -111,12 +112,20 @@ class Potential(eqx.Module):
         )
 
 
-def potential(factor: Factor, place: Chained, shape: ChainShape, slots: Array, prepared: Any) -> Potential:
-    """A factor's log density as a potential over its own steps, `prepared` from `statistics`."""
+def potential(
+    factor: Factor, place: Chained, shape: ChainShape, slots: Array, prepared: Any, added: bool = False
+) -> Potential:
+    """A factor's log density as a potential over its own steps, `prepared` from `statistics`.
+
+    With `added`, slots times features are added up by themselves, not as a product of matrices.
+    """
     features, base = prepared
-    table = factor.contract(slots, features, factor.batch_shape, spread=False)
-    table = table + factor.contract(jnp.ones_like(base), base, factor.batch_shape, spread=False)
     lead = len(factor.latents)
+    if added and place.time is not None:
+        table = _added(factor, lead + factor.keep[place.time], slots, features, base)
+    else:
+        table = factor.contract(slots, features, factor.batch_shape, spread=False)
+        table = table + factor.contract(jnp.ones_like(base), base, factor.batch_shape, spread=False)
     wanted = [place.time, *place.batch]
     kept = [p for p in wanted if p is not None]
     table = jnp.transpose(table, (*range(lead), *(lead + p for p in kept)))
@@ -125,6 +134,18 @@ def potential(factor: Factor, place: Chained, shape: ChainShape, slots: Array, p
     full = [shape.sizes[n] for n, _ in place.variables]
     table = jnp.broadcast_to(table, (*full, *table.shape[lead:]))
     return Potential(place.variables, table)
+
+
+def _added(factor: Factor, time: int, slots: Array, features: Array, base: Array) -> Array:
+    """Slots times features plus base over (latents..., kept...), with steps outermost in memory.
+
+    It is elementwise: whatever is done with the result next is done in the same pass over it.
+    """
+    slots, features, base = (jnp.moveaxis(a, time, 0) for a in (slots, features, base))
+    parts = [slots[..., f] * features[..., f] for f in range(slots.shape[-1])]
+    table = jnp.moveaxis(functools.reduce(jnp.add, [*parts, base[..., 0]]), 0, time)
+    lead = len(factor.latents)
+    return jnp.squeeze(table, [a for a in range(lead, table.ndim) if a - lead not in factor.keep])
 
 
 def statistics_without_gate(factor: Factor, place: Chained) -> Any:

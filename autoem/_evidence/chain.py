@@ -10,7 +10,17 @@ import jax
 import jax.numpy as jnp
 
 from .._types import Array, Key, Leaf
-from ._chain_blocks import Laid, blocks, cut, laid, laid_potentials, log_total_of_blocks, value_and_gradient_of_blocks
+from ._chain_blocks import (
+    Laid,
+    blocks,
+    cut,
+    in_blocks,
+    laid,
+    laid_potentials,
+    log_total_of_blocks,
+    step_by_step,
+    value_and_gradient_of_blocks,
+)
 from ._chain_tables import (
     Chained,
     ChainShape,
@@ -24,7 +34,7 @@ from ._chain_tables import (
     total_values,
 )
 from ._factor import Factor
-from ._recursion import joint, log_sum, log_total, reduced, streams, value_and_gradient
+from ._recursion import joint, log_sum, log_total, logarithmic, reduced, scaled, streams, unless, value_and_gradient
 from ._weighed import Weights, weighed_potential
 
 Slots = Sequence[Any]
@@ -50,10 +60,8 @@ class Chain(eqx.Module):
     method = "forward-backward"
 
     def prepare(self) -> Any:
-        """Sufficient statistics of the data; of a long chain laid out in blocks."""
+        """Sufficient statistics of the data, laid out by step; of a long chain in blocks."""
         own, plain = blocks(self.shape), self._statistics()
-        if own is None:
-            return plain
         return tuple(laid(f, p, self.shape, own, s) for f, p, s in zip(self.factors, self.places, plain, strict=True))
 
     def _statistics(self) -> tuple[Any, ...]:
@@ -77,19 +85,46 @@ class Chain(eqx.Module):
         if weights is not None:
             return jax.value_and_grad(lambda s: self._weighed(s, weights))(slots)
 
+        return _expected(self, slots, self.prepare() if prepared is None else prepared)
+
+    def plainly(self, slots: Slots, prepared: Any, anew: bool = True) -> tuple[Array, Slots]:
+        """`expected_statistics`, whatever the data, with derivatives of any order.
+
+        Not `anew`, what `quickly` has tried is not tried again.
+        """
+        (first, _), back, later = self._differentiable(slots, prepared)
+        own = blocks(self.shape)
+        if later is None:
+            return jnp.sum(first), back((jnp.ones_like(first), None))[0]
+        if own is None:
+            steps = value_and_gradient if anew else logarithmic
+            total, gradient = steps(self.shape, first, later)
+        else:
+            steps = value_and_gradient_of_blocks if anew else step_by_step
+            total, gradient = steps(self.shape, own, first, later)
+        return total, back(gradient)[0]
+
+    def quickly(self, slots: Slots, prepared: Any) -> tuple[tuple[Array, Slots], Array]:
+        """`expected_statistics`, and whether they are right."""
+        first, later = self._opened(slots, prepared, None, added=True)
+        _, back, _ = self._differentiable(slots, prepared)
+        if later is None:
+            return (jnp.sum(first), back((jnp.ones_like(first), None))[0]), jnp.asarray(True)
+        own = blocks(self.shape)
+        if own is None:
+            (total, gradient), sound = scaled(self.shape, first, later)
+        else:
+            (total, gradient), sound = in_blocks(self.shape, own, first, later)
+        return (total, back(gradient)[0]), sound
+
+    def _differentiable(self, slots: Slots, prepared: Any) -> Any:
+        """`_opened` as arrays, what pulls their derivatives back to the slots, and the potentials."""
+
         def arrays(slots: Slots) -> Any:
             first, later = self._opened(slots, prepared, None)
             return (first, None if later is None else tuple(p.array for p in later)), later
 
-        (first, _), back, later = jax.vjp(arrays, slots, has_aux=True)
-        if later is None:
-            return jnp.sum(first), back((jnp.ones_like(first), None))[0]
-        own = blocks(self.shape)
-        if own is None:
-            total, gradient = value_and_gradient(self.shape, first, later)
-        else:
-            total, gradient = value_and_gradient_of_blocks(self.shape, own, first, later)
-        return total, back(gradient)[0]
+        return jax.vjp(arrays, slots, has_aux=True)
 
     def marginals(self, slots: Slots) -> dict[str, Array]:
         """q(z = k) for every element of every latent: (values, [steps], batch...)."""
@@ -120,20 +155,23 @@ class Chain(eqx.Module):
             total = total + weighed_potential(Potential(p.variables, p.array, gate), place, self.shape, weights)
         return total
 
-    def _opened(self, slots: Slots, prepared: Any, tilt: Any) -> tuple[Array, tuple[Potential, ...] | None]:
+    def _opened(
+        self, slots: Slots, prepared: Any, tilt: Any, added: bool = False
+    ) -> tuple[Array, tuple[Potential, ...] | None]:
         """log Σ over the first steps, for each value of the message after them if there are more; the potentials."""
         prepared = self.prepare() if prepared is None else prepared
-        beginning, later = self._potentials(slots, prepared, tilt)
+        beginning, later = self._potentials(slots, prepared, tilt, added=added)
         if self.shape.start == self.shape.length:
             return log_sum(beginning, len(self.shape.batch)), None
         return log_sum(beginning, len(self.shape.batch), keep=len(self.shape.message())), tuple(later)
 
     def _potentials(
-        self, slots: Slots, prepared: Any, tilt: dict[str, Any] | None, whole: bool = False
+        self, slots: Slots, prepared: Any, tilt: dict[str, Any] | None, whole: bool = False, added: bool = False
     ) -> tuple[Array, list[Potential]]:
         """The log density of the first steps, over `beginning`, and the potentials of the others.
 
-        These are `cut` where the chain is laid out in blocks, unless it is wanted as a `whole`.
+        These are `cut` where the chain is laid out in blocks, unless it is wanted as a `whole`. See `laid_potentials`
+        for `added`.
         """
         shape = self.shape
         own = None if whole else blocks(shape)
@@ -144,8 +182,7 @@ class Chain(eqx.Module):
             self.factors, self.places, slots, prepared, self.gates, self.closed, strict=True
         ):
             if isinstance(mine, Laid):
-                assert own is not None
-                found, early = laid_potentials(factor, place, shape, own, s, mine)
+                found, early = laid_potentials(factor, place, shape, own, s, mine, added)
                 later.append(found)
                 entries += [] if early is None else [early]
                 continue
@@ -221,6 +258,21 @@ class Chain(eqx.Module):
         for name, _, _ in shape.statics:
             states[name] = opening[name, 0]
         return states, jnp.sum(log_q)
+
+
+@eqx.filter_custom_jvp
+def _expected(engine: Chain, slots: Slots, prepared: Any) -> tuple[Array, Slots]:
+    """The quick statistics if they are right, else the plain ones, from the slots: nothing large is handed over."""
+    found, sound = engine.quickly(slots, prepared)
+    arrays, still = eqx.partition(engine, eqx.is_array)
+    return unless(
+        sound, found, lambda a, *own: eqx.combine(a, still).plainly(*own, anew=False), arrays, slots, prepared
+    )
+
+
+@_expected.def_jvp
+def _differential(primals: Any, tangents: Any) -> Any:
+    return eqx.filter_jvp(lambda engine, *own: engine.plainly(*own), primals, tangents)
 
 
 def _given(joint: Array, chosen: Array, batch: int, values: int) -> Array:
