@@ -11,8 +11,9 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from ._blocks import Evidence, build, declined
+from ._blocks import build, declined
 from ._complete import CompleteData
+from ._engines import Evidence
 from ._evidence import LADDER, Chain, Chains, Drawn, Quadrature, Read, Sampled, Shared
 from ._factors import Skeleton
 from ._found import Found, conjugate_found, gaussian_found, parameter_found

@@ -80,6 +80,93 @@ def numbers_of(site: Site, out: Mapping[str, Any], canonical: bool) -> dict[str,
     return density | numbers | {"@value": (out["value"], site.event_ndim)}
 
 
+@dataclass(frozen=True)
+class _Aligned:
+    """Parameters (and points) -> per site the arguments of its factor, aligned, for every value of its latents.
+
+    Attributes:
+        model, program, skeletons, by_latent, axes: as for `complete_data`.
+        shared: whether there are latents whose elements share their points.
+    """
+
+    model: Model
+    program: Program
+    skeletons: Sequence[Skeleton]
+    by_latent: Mapping[int, Dependence]
+    axes: Mapping[str, str]
+    shared: bool
+
+    def __call__(self, *given: Any) -> list[dict[str, Any]]:
+        """The entries, in the order of the skeletons."""
+        wanted, extras = self._wanted(), self._extras()
+        numbers = [i for w in wanted.values() for i, _ in w.values()] + [i for e in extras.values() for i in e.values()]
+        inputs = self._inputs(given)
+        if self.shared:
+            fixed = [w["@value"][0] for w in wanted.values() if "@value" in w]
+            fixed += [i for e in extras.values() for i in e.values()]
+            inputs |= self._data(fixed)
+        unheld = {i: None for i in self.program.inputs if i not in inputs}
+        order = (*dict.fromkeys(self.axes.values()), *self.model.axes)
+        values = evaluate_lazily(self.program, {**inputs, **unheld}, self.program.known, self.by_latent, order, numbers)
+        entries = []
+        for s in self.skeletons:
+            ndim = len(s.site.batch_shape)
+            entry = {}
+            for key, (number, event_ndim) in wanted[s.site.name].items():
+                lazy = values[number]
+                assert lazy is not None
+                lazy = lazy.expanded(range(len(lazy.shape) - event_ndim, len(lazy.shape)))
+                entry[key] = lazy.aligned(s.latents, ndim, event_ndim)
+            for key, number in extras[s.site.name].items():
+                entry[key] = values[number].aligned(s.latents, ndim)  # type: ignore[union-attr]
+            if s.touches:
+                entry |= residual_parts(self.model, self.program, s.site, s.touches, inputs, s.latents, self.model.axes)
+            entries.append(entry)
+        return entries
+
+    def _data(self, fixed: Sequence[int]) -> dict[int, Lazy]:
+        """Data other than those, without axes along which they do not vary: zeros(n) is one zero."""
+        return {
+            i: Lazy(compacted(np.asarray(v)), np.shape(v))
+            for i, v in self.program.known.items()
+            if i not in fixed and is_concrete(v) and np.size(v) > 1
+        }
+
+    def _wanted(self) -> dict[str, dict[str, tuple[int, int]]]:
+        outputs = self.model.outputs
+        wanted = {s.site.name: numbers_of(s.site, outputs[s.site.name], s.canonical) for s in self.skeletons}
+        for s in self.skeletons:
+            if s.touches:  # its location and value are held as parts
+                wanted[s.site.name] = {n: i for n, i in wanted[s.site.name].items() if n not in ("loc", "@value")}
+        return wanted
+
+    def _extras(self) -> dict[str, dict[str, int]]:
+        outputs = {s.site.name: self.model.outputs[s.site.name] for s in self.skeletons}
+        return {
+            name: {f"@{k}": i for k in ("mask", "scale") if (i := out[k]) is not None} for name, out in outputs.items()
+        }
+
+    def _inputs(self, given: Sequence[Any]) -> dict[int, Lazy]:
+        """Parameters as given, latents at their points, for all their values, or (what multiplies them) at one."""
+        model, program = self.model, self.program
+        count = len(model.parameters)
+        inputs = {i: Lazy(p, program.shape(i)) for i, p in zip(program.inputs, given[:count], strict=False)}
+        for name, value in zip(self.axes, given[count:], strict=True):
+            for read in (r for r in model.reads.values() if r.latent == name):
+                own = value if read.coordinates is None else _read(value, read)
+                inputs[read.number] = Lazy(own, read.shape, (self.axes[name],))
+        for name in model.axes:
+            number, support = model.reads[name].number, model.support(name)
+            ndim = len(program.shape(number)) - (support.ndim - 1)
+            values = np.reshape(support, (len(support), *([1] * ndim), *support.shape[1:]))
+            inputs[number] = Lazy(values.astype(program.avals[number].dtype), program.shape(number), (name,))
+        for name in model.conjugates:
+            number = model.reads[name].number
+            shape = program.shape(number)
+            inputs[number] = Lazy(np.ones((1,) * len(shape), program.avals[number].dtype), shape)
+        return inputs
+
+
 def complete_data(
     model: Model,
     program: Program,
@@ -100,63 +187,11 @@ def complete_data(
     Returns:
         The complete-data log density, and the design of every site with Gaussian latents.
     """
-    wanted = {s.site.name: numbers_of(s.site, model.outputs[s.site.name], s.canonical) for s in skeletons}
-    for s in skeletons:
-        if s.touches:  # its location and value are held as parts
-            wanted[s.site.name] = {n: i for n, i in wanted[s.site.name].items() if n not in ("loc", "@value")}
-    extras = {
-        s.site.name: {f"@{k}": i for k in ("mask", "scale") if (i := model.outputs[s.site.name][k]) is not None}
-        for s in skeletons
-    }
-    numbers = [i for w in wanted.values() for i, _ in w.values()] + [i for e in extras.values() for i in e.values()]
-
     points = {
         n: starting_point(model.hidden[n], shared.get(n, model.avals[n].shape), model.avals[n].dtype) for n in axes
     }
-    fixed = [w["@value"][0] for w in wanted.values() if "@value" in w] + [
-        i for e in extras.values() for i in e.values()
-    ]
-    order = (*dict.fromkeys(axes.values()), *model.axes)
-
-    def arguments(*given: Any) -> list[dict[str, Any]]:
-        count = len(model.parameters)
-        inputs = {i: Lazy(p, program.shape(i)) for i, p in zip(program.inputs, given[:count], strict=False)}
-        for name, value in zip(axes, given[count:], strict=True):
-            for read in (r for r in model.reads.values() if r.latent == name):
-                own = value if read.coordinates is None else _read(value, read)
-                inputs[read.number] = Lazy(own, read.shape, (axes[name],))
-        for name in model.axes:
-            number, support = model.reads[name].number, model.support(name)
-            ndim = len(program.shape(number)) - (support.ndim - 1)
-            values = np.reshape(support, (len(support), *([1] * ndim), *support.shape[1:]))
-            inputs[number] = Lazy(values.astype(program.avals[number].dtype), program.shape(number), (name,))
-        for name in model.conjugates:  # what multiplies the latent is its argument at one
-            number = model.reads[name].number
-            shape = program.shape(number)
-            inputs[number] = Lazy(np.ones((1,) * len(shape), program.avals[number].dtype), shape)
-        if shared:  # zeros(n) is one zero
-            inputs |= {i: Lazy(compacted(np.asarray(v)), np.shape(v)) for i, v in program.known.items()
-                       if i not in fixed and is_concrete(v) and np.size(v) > 1}  # fmt: skip
-        unheld = {i: None for i in program.inputs if i not in inputs}
-        values = evaluate_lazily(program, {**inputs, **unheld}, program.known, by_latent, order, numbers)
-        entries = []
-        for s in skeletons:
-            ndim = len(s.site.batch_shape)
-            entry = {}
-            for key, (number, event_ndim) in wanted[s.site.name].items():
-                lazy = values[number]
-                assert lazy is not None
-                lazy = lazy.expanded(range(len(lazy.shape) - event_ndim, len(lazy.shape)))
-                entry[key] = lazy.aligned(s.latents, ndim, event_ndim)
-            for key, number in extras[s.site.name].items():
-                entry[key] = values[number].aligned(s.latents, ndim)  # type: ignore[union-attr]
-            if s.touches:
-                entry |= residual_parts(model, program, s.site, s.touches, inputs, s.latents, model.axes)
-            entries.append(entry)
-        return entries
-
     initial = [*(p.initial for p in model.parameters.values()), *points.values()]
-    linked, tree = trace(arguments, *initial)
+    linked, tree = trace(_Aligned(model, program, skeletons, by_latent, axes, bool(shared)), *initial)
     entries = jax.tree.unflatten(tree, linked.outputs)
     designs: dict[str, Design] = {}
     if any(s.touches for s in skeletons):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ._blocks import Evidence
+from ._engines import Evidence
 from ._evidence import Gaussian, Mixed, Scaled
 from ._factors import Skeleton
 from ._places import Plan

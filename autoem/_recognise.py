@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -42,74 +43,109 @@ def recognise(
     """
     look = Entries(model, complete, undone)
     plans = {n: Plan(n, places=look.places(n)) for n in complete.names}
-    locations: list[str] = []
-    closed: list[ClosedForm] = []
-    numeric: list[str] = []
-    for name, plan in plans.items():
-        parameter = model.parameters[name]
-        reasons = [p.why for p in plan.places if p.conditional is None]
-        live = [p.conditional for p in plan.places if p.conditional is not None and not isinstance(p.conditional, Flat)]
-        if not plan.places or (not live and not reasons):
-            plan.declined.append("no factor depends on it: it keeps its value")
-        elif reasons:
-            plan.declined += reasons
-            numeric.append(name)
-        elif all(isinstance(c, Quadratic) for c in live):
-            why = location_fits(look, plan, parameter)
-            (locations if not why else numeric).append(name)
-            plan.declined += [why] if why else []
+    chosen = _Chosen([], [], [])
+    for plan in plans.values():
+        _choose(look, plan, model.parameters[plan.name], augmented, chosen)
+    updates = _location_updates(look, model, plans, chosen)
+    updates += sorted(chosen.closed, key=lambda u: u.kind not in ("median", "circular"))  # locations before scales
+    mark_conditional(look, plans)
+    _mark_hidden(look, plans)
+    updates = _numeric_joins(look, model, plans, updates, chosen.numeric)
+    if chosen.numeric:
+        updates.append(_numeric(look, model, complete, chosen.numeric))
+        for name in chosen.numeric:
+            plans[name].update = updates[-1]
+    return updates, plans
+
+
+class _Chosen(NamedTuple):
+    """Parameters by the kind of their update: (perhaps) least squares, closed form, numeric."""
+
+    locations: list[str]
+    closed: list[ClosedForm]
+    numeric: list[str]
+
+
+def _choose(look: Entries, plan: Plan, parameter: Parameter, augmented: bool, chosen: _Chosen) -> None:
+    """Put one parameter where the conditionals at its places belong, and say why not elsewhere."""
+    reasons = [p.why for p in plan.places if p.conditional is None]
+    live = [p.conditional for p in plan.places if p.conditional is not None and not isinstance(p.conditional, Flat)]
+    if not plan.places or (not live and not reasons):
+        plan.declined.append("no factor depends on it: it keeps its value")
+    elif reasons:
+        plan.declined += reasons
+        chosen.numeric.append(plan.name)
+    elif all(isinstance(c, Quadratic) for c in live):
+        why = location_fits(look, plan, parameter)
+        (chosen.locations if not why else chosen.numeric).append(plan.name)
+        plan.declined += [why] if why else []
+    else:
+        update, why = _closed_form(look, plan, parameter, augmented)
+        if update is None:
+            plan.declined.append(why)
+            near = all(isinstance(c, AbsoluteDeviation | Quadratic) for c in live)
+            fits = near and not location_fits(look, plan, parameter)
+            (chosen.locations if fits else chosen.numeric).append(plan.name)
         else:
-            update, why = _closed_form(look, plan, parameter, augmented)
-            if update is None:
-                plan.declined.append(why)
-                near = all(isinstance(c, AbsoluteDeviation | Quadratic) for c in live)
-                (locations if near and not location_fits(look, plan, parameter) else numeric).append(name)
-            else:
-                plan.update = update
-                plan.features = _FEATURES.get(update.kind) or live[0].features
-                closed.append(update)
+            plan.update = update
+            plan.features = _FEATURES.get(update.kind) or live[0].features
+            chosen.closed.append(update)
+
+
+def _location_updates(look: Entries, model: Model, plans: Mapping[str, Plan], chosen: _Chosen) -> list[Update]:
+    """Least squares for every group of locations that allows it; the others become numeric."""
     updates: list[Update] = []
-    for group in location_groups(look, plans, locations):
+    for group in location_groups(look, plans, chosen.locations):
         update, why = least_squares(look, plans, group, model)
         if update is None:
             for name in group:
                 plans[name].declined.append(why)
-            numeric += group
+            chosen.numeric.extend(group)
             continue
         updates.append(update)
         for name in group:
             plans[name].update, plans[name].features = update, "u, uu'"
-    updates += sorted(closed, key=lambda u: u.kind not in ("median", "circular"))  # locations before scales
-    mark_conditional(look, plans)
+    return updates
+
+
+def _mark_hidden(look: Entries, plans: Mapping[str, Plan]) -> None:
+    """Which closed forms rest on a hidden precision or on hidden counts: these raise Q, but are not its joint mode."""
     for plan in plans.values():
         if plan.update is not None:
             plan.hidden = tuple(look.sites[p.entry] for p in plan.places if _is_hidden(look, plan, p))
             plan.conditional |= bool(plan.hidden)
             plan.counted = _counted(look, plan)
             plan.conditional |= any(_shares_argument(look, plan.name, p) for p in plan.places if plan.counted)
+
+
+def _numeric_joins(
+    look: Entries, model: Model, plans: Mapping[str, Plan], updates: list[Update], numeric: list[str]
+) -> list[Update]:
+    """Without latents Q is the likelihood: what meets a numeric parameter climbs with it, and one step is enough."""
     kinks = any(isinstance(p.conditional, AbsoluteDeviation) for plan in plans.values() for p in plan.places)
-    if numeric and not model.hidden and not kinks and not any(plan.hidden for plan in plans.values()):
-        joined = _coupled(plans, updates, numeric)
-        if joined and _coordinates(look, model, [*numeric, *joined]) <= NEWTON_LIMIT:
-            for name in joined:
-                plans[name].conditional = False
-                plans[name].declined.append(f"nothing is latent: it climbs with {', '.join(map(repr, numeric))}")
-            updates = [u for u in updates if not joined.intersection(_names(u))]
-            numeric += joined
-    if numeric:
-        numeric = [n for n in complete.names if n in numeric]
-        chosen = tuple(model.parameters[n].constraint for n in numeric)
-        # Where Q is a sum over points a step costs as much as an E-step if every element has its own, and not much less
-        # if they share them: a few of them, and Q still rises.
-        own = any(np.size(p) == math.prod(model.avals[n].shape) for n, p in complete.points.items())
-        steps = {"steps": 1 if own else 3} if complete.points else {}
-        blocks = separate_blocks(look, numeric)
-        apart = None if blocks is None else StaticArray(blocks)
-        update = Numeric(tuple(numeric), chosen, _coordinates(look, model, numeric), blocks=apart, **steps)
-        updates.append(update)
-        for name in numeric:
-            plans[name].update = update
-    return updates, plans
+    if not numeric or model.hidden or kinks or any(plan.hidden for plan in plans.values()):
+        return updates
+    joined = _coupled(plans, updates, numeric)
+    if not joined or _coordinates(look, model, [*numeric, *joined]) > NEWTON_LIMIT:
+        return updates
+    for name in joined:
+        plans[name].conditional = False
+        plans[name].declined.append(f"nothing is latent: it climbs with {', '.join(map(repr, numeric))}")
+    numeric.extend(joined)
+    return [u for u in updates if not joined.intersection(_names(u))]
+
+
+def _numeric(look: Entries, model: Model, complete: CompleteData, numeric: Sequence[str]) -> Numeric:
+    """One joint climb, in the order of the model."""
+    names = tuple(n for n in complete.names if n in numeric)
+    constraints = tuple(model.parameters[n].constraint for n in names)
+    # Where Q is a sum over points a step costs as much as an E-step if every element has its own, and not much less
+    # if they share them: a few of them, and Q still rises.
+    own = any(np.size(p) == math.prod(model.avals[n].shape) for n, p in complete.points.items())
+    steps = {"steps": 1 if own else 3} if complete.points else {}
+    blocks = separate_blocks(look, list(names))
+    apart = None if blocks is None else StaticArray(blocks)
+    return Numeric(names, constraints, _coordinates(look, model, list(names)), blocks=apart, **steps)
 
 
 def _coordinates(look: Entries, model: Model, names: Sequence[str]) -> int:

@@ -55,6 +55,7 @@ LAYERS = (
     "_points",
     "_point_cells",
     "_shared",
+    "_engines",
     "_blocks",
     "_places",
     "_separation",
