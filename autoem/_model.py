@@ -17,15 +17,17 @@ from numpyro.primitives import Messenger
 
 from ._augment import Note, Rewritten, augment
 from ._densities import whole_density
+from ._lenient import Lenient
 from ._links import Program, analyse, evaluator, restricted, seams, trace
 from ._normalised import Unknowns, is_one
 from ._numbers import with_numbers
 from ._options import Sampling
 from ._reads import Read, separate
 from ._roles import check_names, chosen_sites, computed_supports, warn_of_subsamples
-from ._scans import SteadyScans, aligned, watched
+from ._scans import aligned, watched
 from ._sites import Site, check_data, own_kernel, read_site, site_outputs
 from ._types import Key, Params
+from ._unsummed import Term, as_site, unsummed
 from ._wrappers import is_discrete
 
 
@@ -102,7 +104,7 @@ class Model:
 
 def _run(model: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], key: Key) -> dict[str, Any]:
     """One run of the model as NumPyro would start it: sites are drawn, improper ones started uniformly."""
-    seeded = handlers.substitute(_AsArrays(handlers.seed(SteadyScans(model), key)), substitute_fn=_start)
+    seeded = handlers.substitute(_AsArrays(handlers.seed(Lenient(model), key)), substitute_fn=_start)
     return handlers.trace(seeded).get_trace(*args, **kwargs)
 
 
@@ -176,7 +178,7 @@ def _look(
     """The program from some unknowns to what `take` reads off NumPyro's trace, and the numbers of that."""
 
     def run(*given: Any) -> Any:
-        seeded = handlers.seed(SteadyScans(model), jax.random.key(0))
+        seeded = handlers.seed(Lenient(model), jax.random.key(0))
         again = handlers.substitute(seeded, data=dict(zip(values, given, strict=True)))
         return take(handlers.trace(again).get_trace(*args, **kwargs))
 
@@ -238,11 +240,12 @@ def read_model(
     run = functools.partial(_outputs, model, args, kwargs, augmented, order, steps, sites)
     program, numbers, parts = _traced(run, [unknowns[n] for n in order], sites, scanned)
     inputs = dict(zip(order, program.inputs, strict=True))
+    program, numbers, terms = unsummed(program, numbers, sites, [inputs[n] for n in (*latents, *continuous)])
     unknown = Unknowns({inputs[n]: p.constraint for n, p in parameters.items()},
                        {inputs[n]: sites[n].support for n in latents})  # fmt: skip
     for out in numbers.values():
         _settle(out, program, unknown)
-    own = {name: list(parts.get(name, [name])) for name in sites}
+    own = {name: [t.name for t in terms.get(name, ())] or list(parts.get(name, [name])) for name in sites}
     reached = {n: _reached(own[n], inputs[n], program, numbers) for n in continuous}
     bound = {n for n in continuous if n in scanned or _meets_itself(own[n], inputs[n], program, numbers)}
     kernels = {n: None if n in bound else own_kernel(sites[n], program, numbers[n]) for n in continuous}
@@ -268,11 +271,8 @@ def read_model(
     program, reads, moved = separate(program, {n: inputs[n] for n in hidden if n not in whole})
     numbers = jax.tree.map(lambda i: moved.get(i, i), numbers)
     reads |= {n: Read(n, i, avals[n].shape) for n, i in whole.items()}
-    factors = {
-        part: site if span is None else _part(site, part, *span)
-        for name, site in sites.items()
-        for part, span in parts.get(name, {name: None}).items()
-    }
+    factors = {part: own for name, site in sites.items()
+               for part, own in _pieces(site, parts.get(name, {}), terms.get(name, ())).items()}  # fmt: skip
     given = {n: inputs[n] for n in parameters}
     return Model(factors, parameters, hidden, latents, gaussians, program, given, reads, numbers, avals, unused,
                  conjugates, rewritten.auxiliaries, rewritten.notes, points,
@@ -322,7 +322,7 @@ def _outputs(
     with numpyro.validation_enabled(False):
         given = dict(zip(order, values, strict=True))
         scans = watched(model, look)
-        seeded = handlers.seed(SteadyScans(scans), jax.random.key(0))
+        seeded = handlers.seed(Lenient(scans), jax.random.key(0))
         again = handlers.trace(handlers.substitute(seeded, data=given)).get_trace(*args, **kwargs)
         again = augment(again, given, augmented).sites
         found = {n: scans.found[n] if n in scans.found else site_outputs(sites[n], again[n]) for n in sites}
@@ -355,6 +355,13 @@ def _settle(out: dict[str, Any], program: Program, unknowns: Unknowns) -> None:
 def _whole(site: Site, steps: int | None) -> Site:
     """A site of a scan over all steps."""
     return site if steps is None else replace(site, batch_shape=(steps, *site.batch_shape))
+
+
+def _pieces(site: Site, spans: Mapping[str, tuple[int, int]], terms: Sequence[Term]) -> dict[str, Site]:
+    """A site as it is, or what it was taken apart into."""
+    if terms:
+        return {t.name: as_site(site, t) for t in terms}
+    return {part: _part(site, part, *span) for part, span in spans.items()} or {site.name: site}
 
 
 def _part(site: Site, name: str, start: int, stop: int) -> Site:
@@ -422,7 +429,7 @@ def log_density(
     """NumPyro's log density of every site at the given values: the outside oracle of the certificate."""
     with numpyro.validation_enabled(False):
         given = jax.tree.map(jnp.asarray, values)  # a NumPy array cannot be indexed by a latent
-        seeded = handlers.substitute(handlers.seed(SteadyScans(model), jax.random.key(0)), data=given)
+        seeded = handlers.substitute(handlers.seed(Lenient(model), jax.random.key(0)), data=given)
         found = handlers.trace(seeded).get_trace(*args, **kwargs)
         found = _samples(augment(found, given, augmented).sites)
     total = {}

@@ -59,35 +59,6 @@ class ScanSites(Messenger):
             self.found |= found
 
 
-class SteadyScans(Messenger):
-    """Lets a scan's state keep the width of its numbers.
-
-    With 64 bits enabled NumPyro's discrete draws are `int64`, and a state that began as `int32`, as in many published
-    models, cannot take them.
-    """
-
-    def process_message(self, msg: dict[str, Any]) -> None:
-        """Let the step return its state in the types in which it came in."""
-        if msg["type"] != "control_flow" or len(msg["args"]) != 5:
-            return
-        step, *rest = msg["args"]
-
-        def steady(carry: Any, x: Any) -> Any:
-            new, y = step(carry, x)
-            same = jax.tree.structure(new) == jax.tree.structure(carry)
-            return jax.tree.map(_as_wide_as, new, carry) if same else new, y
-
-        msg["args"] = (steady, *rest)
-
-
-def _as_wide_as(new: Any, old: Any) -> Any:
-    """A number in the width of another of its kind; of another kind it stays as it is."""
-    kinds = (jnp.integer, jnp.floating)
-    wanted = jnp.result_type(old)
-    alike = any(jnp.issubdtype(jnp.result_type(new), k) and jnp.issubdtype(wanted, k) for k in kinds)
-    return jnp.asarray(new, wanted) if alike and jnp.result_type(new) != wanted else new
-
-
 def watched(model: Callable[..., Any], look: Callable[[str, Mapping[str, Any], int], dict[str, Any]]) -> ScanSites:
     """A model whose scans are looked into.
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+import math
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -81,6 +83,8 @@ def read_site(name: str, site: Mapping[str, Any], maximised: bool, augmented: bo
         batch_shape = tuple(int(n) for n in jnp.broadcast_shapes(shape[:-1], fn.batch_shape, base.batch_shape))
     else:
         batch_shape = element_shape(fn, site["value"])
+        if site["is_observed"]:
+            _warn_of_outer(name, fn, base, shape, batch_shape)
     role = "maximised" if maximised else "observed" if site["is_observed"] else "latent"
     if role == "latent" and not is_discrete(base):
         role = "continuous"
@@ -100,6 +104,18 @@ def read_site(name: str, site: Mapping[str, Any], maximised: bool, augmented: bo
         isinstance(base, _BERNOULLI),
         _constraint(base) if role == "continuous" else None,
     )
+
+
+def _warn_of_outer(name: str, fn: Any, base: Any, value: Sequence[int], elements: Sequence[int]) -> None:
+    """A column of data against a row of parameters: NumPyro sums the density of every pair, which is seldom meant."""
+    data = tuple(value[: len(value) - base.event_dim])
+    own = (*fn.batch_shape, *fn.event_shape[: len(fn.event_shape) - base.event_dim])
+    if math.prod(elements) > max(math.prod(data), math.prod(own)):
+        warnings.warn(
+            f"The data of site {name!r} have the shape {data}, its distribution {own}: NumPyro pairs every element "
+            f"with every other, {tuple(elements)}. If that is not meant, give both the same axes.",
+            stacklevel=2,
+        )
 
 
 def _constraint(base: Any) -> Any:

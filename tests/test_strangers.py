@@ -13,6 +13,7 @@ import scipy.optimize  # noqa: E402
 import scipy.stats  # noqa: E402
 from numpy.testing import assert_allclose  # noqa: E402
 from numpyro import handlers  # noqa: E402
+from numpyro.contrib.control_flow import cond  # noqa: E402
 from numpyro.distributions import constraints  # noqa: E402
 from numpyro.infer.reparam import LocScaleReparam  # noqa: E402
 
@@ -416,3 +417,45 @@ def test_a_covariate_that_is_imputed_in_a_logistic_regression():
 
     args = (np.where(missing, np.nan, age), survived)
     check(imputation, args, highest(negative, np.zeros(4)), maximize="global", flat=True)
+
+
+class Column(list):
+    """As a data frame's: no array, though it can become one."""
+
+    def __array__(self, dtype=None, copy=None):
+        return np.array(list(self), dtype)
+
+
+@pytest.mark.parametrize("kind", [list, Column])
+def test_data_need_not_be_arrays(kind):
+    def model(x):
+        loc = numpyro.param("loc", 0.0)
+        with numpyro.plate("n", len(x)):
+            numpyro.sample("x", dist.Normal(loc, 1.0), obs=x)
+
+    result = autoem.EM(model).run(KEY, 10, kind([1.0, 2.0, 6.0]), progress_bar=False)
+    assert_allclose(result.params["loc"], 3.0)
+
+
+def test_a_column_of_data_against_a_row_is_announced():
+    def model(x):
+        loc = numpyro.param("loc", 0.0)
+        with numpyro.plate("n", len(x)):
+            numpyro.sample("x", dist.Normal(loc, 1.0), obs=x)
+
+    with pytest.warns(UserWarning, match=r"'x' have the shape \(3, 1\), its distribution \(3,\): .* \(3, 3\)"):
+        autoem.EM(model).derive(np.ones((3, 1)))
+    autoem.EM(model).derive(np.ones(3))
+
+
+def test_a_branch_may_hold_a_site():
+    """NumPyro's `cond` hands a key of JAX's to the branch, which is no number."""
+
+    def model(y):
+        loc = numpyro.param("loc", 0.0)
+        own = lambda scale: lambda _: numpyro.sample("x", dist.Normal(loc, scale))  # noqa: E731
+        x = cond(True, own(1.0), own(2.0), None)
+        numpyro.sample("y", dist.Normal(x, 1.0), obs=y)
+
+    value = autoem.EM(model).log_likelihood({"loc": 0.3}, 1.5)
+    assert_allclose(value, scipy.stats.norm.logpdf(1.5, 0.3, np.sqrt(2)), rtol=1e-6)

@@ -19,6 +19,7 @@ from ._frontier import affine_part as affine_part
 from ._linear import linear_parts as linear_parts, seed as seed
 from ._positive import Terms as Terms, evaluate_apart as evaluate_apart, terms_of as terms_of
 from ._program import (
+    Node as Node,
     Program as Program,
     evaluator as evaluator,
     has_traced_index as has_traced_index,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from ._program import Program
@@ -17,7 +18,7 @@ _LONGEST = 48
 
 def _constant(value: Any) -> str:
     if np.ndim(value) == 0:
-        return f"{float(value):.4g}" if np.issubdtype(np.asarray(value).dtype, np.number) else "·"
+        return f"{float(value):.4g}" if jnp.issubdtype(jnp.result_type(value), np.number) else "·"
     return "data"
 
 
