@@ -95,7 +95,7 @@ KNOWN_TO = {
     "jax._src": "_links",
     "equinox.filter_make_jaxpr": "_links",
     "numpyro.handlers": "_model and _scans",
-    "numpyro.primitives": "_model and _scans",
+    "numpyro.primitives": "_model and _scans and _lenient",
 }
 
 # ---- reading the package -----------------------------------------------------------------------------------
