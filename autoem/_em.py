@@ -186,7 +186,8 @@ class EM:
         less than 1e-6 (single precision: 0.02) of the parameters' size to go. Where latents are sampled it means that
         a Newton step would gain less than `tol` (default 0.005) in the objective, and that noise accounts for less.
 
-        Without `init_params` maximised sites start from a draw of their prior or, where there are discrete latents,
+        Without `init_params` maximised sites start from a draw of their prior (no closer to an end of its support than
+        a hundredth of the way to its mean, where a vague Gamma would put it) or, where there are discrete latents,
         from data, whichever is better after a few steps (of several restarts every second one starts from data). What
         `numpyro.param` says stays.
 

@@ -25,7 +25,7 @@ from ._options import Sampling
 from ._reads import Read, separate
 from ._roles import check_names, chosen_sites, computed_supports, warn_of_subsamples
 from ._scans import aligned, watched
-from ._sites import Site, check_data, own_kernel, read_site, site_outputs
+from ._sites import Site, check_data, off_the_ends, own_kernel, read_site, site_outputs
 from ._types import Key, Params
 from ._unsummed import Term, as_site, unsummed
 from ._wrappers import is_discrete
@@ -166,10 +166,15 @@ def initial_values(
         key, left = jax.random.split(key)
         with numpyro.validation_enabled(False):
             found = _run(model, args, kwargs, key)
-        return {name: jnp.asarray(found[name]["value"], _like(found[name]["value"]).dtype) for name in names}, left
+            values = {n: _begin(found[n]) for n in names}
+        return {n: jnp.asarray(v, _like(v).dtype) for n, v in values.items()}, left
 
     compiled = evaluator(start, keys[0])
     return [compiled(key) for key in keys]
+
+
+def _begin(site: Mapping[str, Any]) -> Any:
+    return off_the_ends(site["fn"], site["value"]) if site["type"] == "sample" else site["value"]
 
 
 def _look(

@@ -225,6 +225,34 @@ def site_outputs(site: Site, again: Mapping[str, Any]) -> dict[str, Any]:
             "raw": jnp.asarray(raw), "total": again.get("total"), "plain": plain}  # fmt: skip
 
 
+_LEAST = 1e-2
+"""Of the prior's mean: a start is not closer to an end of its support, in parts of the mean's distance."""
+
+
+def off_the_ends(fn: Any, value: Array) -> Array:
+    """A prior's draw as a start. A vague Gamma(0.01, 0.01) draws 1e-40, where no step leads anywhere: not so close.
+
+    Args:
+        fn: the prior.
+        value: its draw.
+    """
+    support = peel(fn).base.support
+    low, high = getattr(support, "lower_bound", None), getattr(support, "upper_bound", None)
+    if low is None or fn.event_dim > peel(fn).hidden:
+        return value
+    try:
+        mean = jnp.asarray(fn.mean)
+    except (NotImplementedError, TypeError, ValueError):
+        return value
+    # Comparisons with a mean that is infinite or NaN are false, or leave the draw.
+    below = jnp.where(jnp.isfinite(mean), low + _LEAST * (mean - low), value)
+    value = jnp.where(value < below, below, value)
+    if high is None:
+        return value
+    above = jnp.where(jnp.isfinite(mean), high - _LEAST * (high - mean), value)
+    return jnp.where(value > above, above, value)
+
+
 def own_kernel(site: Site, program: Program, outputs: Mapping[str, Any]) -> AbstractKernel | None:
     """The features through which a continuous latent enters its own density; None where no engine knows them."""
     if site.family is None:

@@ -21,6 +21,9 @@ from jax import nn  # noqa: E402
 from numpy.testing import assert_allclose  # noqa: E402
 from numpyro import handlers  # noqa: E402
 from numpyro.ops.indexing import Vindex  # noqa: E402
+from scipy import stats  # noqa: E402
+from scipy.optimize import minimize  # noqa: E402
+from scipy.special import expit  # noqa: E402
 
 import autoem  # noqa: E402
 from tests.oracle import Oracle  # noqa: E402
@@ -196,3 +199,72 @@ def test_separate_raters_is_dawid_and_skene():
     em = autoem.EM(separate_raters, maximize="global", flat=True)
     result = em.run(KEY, 2000, RATERS, RATINGS, init_params=start, tol=1e-13, progress_bar=False)
     assert_allclose(em.log_likelihood(result.params, RATERS, RATINGS), -192.890881, atol=1e-6)
+
+
+# -- baseball --------------------------------------------------------------------------------------------------------
+
+
+def partially_pooled(at_bats, hits=None):
+    """NumPyro's `baseball.py`."""
+    m = numpyro.sample("m", dist.Uniform(0, 1))
+    kappa = numpyro.sample("kappa", dist.Pareto(1, 1.5))
+    with numpyro.plate("num_players", at_bats.shape[0]):
+        phi = numpyro.sample("phi", dist.Beta(m * kappa, (1 - m) * kappa))
+        return numpyro.sample("obs", dist.Binomial(at_bats, probs=phi), obs=hits)
+
+
+@pytest.mark.slow
+def test_partially_pooled_baseball():
+    """Efron and Morris (1975): eighteen players at 45 at bats."""
+    hits = np.array([18, 17, 16, 15, 14, 14, 13, 12, 11, 11, 10, 10, 10, 10, 10, 9, 8, 7])
+
+    def negative(v):
+        m, kappa = expit(v[0]), 1 + np.exp(v[1])
+        return -(stats.betabinom.logpmf(hits, 45, m * kappa, (1 - m) * kappa).sum() + stats.pareto.logpdf(kappa, 1.5))
+
+    best = minimize(negative, [-1.0, 3.0], method="Nelder-Mead", options={"xatol": 1e-10, "fatol": 1e-13})
+    em = autoem.EM(partially_pooled, maximize="global", check=True)
+    result = em.run(KEY, 500, np.full(18, 45), hits, progress_bar=False)
+    assert result.converged and result.derivation.latents["phi"].method == "conjugate"
+    assert_allclose(result.objective[-1], -best.fun, atol=1e-6)
+    assert_allclose([result.params["m"], result.params["kappa"]], [expit(best.x[0]), 1 + np.exp(best.x[1])], rtol=1e-4)
+
+
+def kruschke(position, at_bats, hits):
+    """Doing Bayesian Data Analysis, chapter 9: players within positions; the priors of precisions are vague."""
+    with numpyro.plate("positions", 9):
+        omega = numpyro.sample("omega", dist.Beta(1.0, 1.0))
+        kappa = numpyro.sample("kappa_minus_2", dist.Gamma(0.01, 0.01)) + 2
+    with numpyro.plate("players", len(hits)):
+        mode, size = omega[position], kappa[position]
+        theta = numpyro.sample("theta", dist.Beta(mode * (size - 2) + 1, (1 - mode) * (size - 2) + 1))
+        numpyro.sample("hits", dist.Binomial(at_bats, theta), obs=hits)
+
+
+def drawn_players(n):
+    rng = np.random.default_rng(0)
+    position, at_bats = np.sort(rng.integers(0, 9, n)), rng.integers(1, 600, n)
+    mean = np.array([0.13, 0.25, 0.26, 0.25, 0.26, 0.25, 0.25, 0.25, 0.25])[position]
+    return position, at_bats, rng.binomial(at_bats, rng.beta(mean * 100, (1 - mean) * 100))
+
+
+@pytest.mark.parametrize("players", [60, pytest.param(948, marks=pytest.mark.slow)])
+def test_a_vague_prior_does_not_start_a_fit_at_zero(players):
+    """Gamma(0.01, 0.01) draws 1e-40, near which the likelihood is flat; the maximum is each position's own."""
+    args = position, at_bats, hits = drawn_players(players)
+    em = autoem.EM(kruschke, maximize=["omega", "kappa_minus_2"], flat=True)
+    assert np.min(em.init(KEY, *args).params["kappa_minus_2"]) >= 1e-2
+    if players < 948:
+        return
+    result = em.run(KEY, 500, *args, progress_bar=False)
+    total = 0.0
+    for k in range(9):
+        n, x = at_bats[position == k], hits[position == k]
+
+        def negative(v, n=n, x=x):
+            mode, size = expit(v[0]), np.exp(v[1])
+            return -stats.betabinom.logpmf(x, n, mode * size + 1, (1 - mode) * size + 1).sum()
+
+        total -= minimize(negative, [-1.0, 4.0], method="Nelder-Mead", options={"xatol": 1e-9, "fatol": 1e-12}).fun
+    assert result.converged
+    assert_allclose(result.log_likelihood[-1], total, atol=1e-5)
