@@ -23,7 +23,7 @@ from numpyro.distributions import biject_to
 
 from ._derivation import Derivation, Machine
 from ._types import Array, Params
-from ._update import FLOORED, INFINITE, NEWTON_LIMIT, NOTHING, UNBOUNDED, Numeric, is_real, newton
+from ._update import FLOORED, INFINITE, NEWTON_LIMIT, NOTHING, UNBOUNDED, Numeric, gradient_and_hessian, is_real, newton
 
 _ROOM = 2**24
 """Most parameters times numbers in the data for which Newton steps are taken on the objective itself."""
@@ -79,8 +79,10 @@ def _objective(machine: Machine, params: Params) -> Array:
 
 
 @eqx.filter_jit
-def _polished(machine: Machine, params: Params, held: dict[str, Any], constraints: dict[str, Any]) -> Params:
-    """The objective itself climbed by Newton's method, with some elements held."""
+def _polished(
+    machine: Machine, params: Params, held: dict[str, Any], constraints: dict[str, Any]
+) -> tuple[Params, Array]:  # fmt: skip
+    """The objective itself climbed by Newton's method, with some elements held; what one more step promises."""
     start, unravel = ravel_pytree({n: biject_to(c).inv(jnp.asarray(params[n])) for n, c in constraints.items()})
 
     def value(vector: Array) -> Params:
@@ -88,13 +90,27 @@ def _polished(machine: Machine, params: Params, held: dict[str, Any], constraint
         return {n: jnp.where(held[n], params[n], biject_to(c)(free[n])) for n, c in constraints.items()}
 
     finite = jnp.all(jnp.isfinite(start))
-    found = value(newton(lambda v: machine.objective(value(v)), jnp.where(finite, start, 0.0), _STEPS)[0])
-    return {n: jnp.where(finite, v, jnp.asarray(params[n])) for n, v in found.items()}
+
+    def objective(vector: Array) -> Array:
+        return machine.objective(value(vector))
+
+    found = newton(objective, jnp.where(finite, start, 0.0), _STEPS)[0]
+    left = jnp.where(finite, _promised(*gradient_and_hessian(objective, found)), jnp.inf)
+    return {n: jnp.where(finite, v, jnp.asarray(params[n])) for n, v in value(found).items()}, left
+
+
+def _promised(gradient: Array, hessian: Array) -> Array:
+    """What a Newton step would gain; infinite where the function is not concave."""
+    values, vectors = jnp.linalg.eigh(-(hessian + hessian.T) / 2)
+    largest = jnp.max(jnp.abs(values))
+    slope = vectors.T @ gradient
+    gain = jnp.sum(slope**2 / jnp.maximum(jnp.abs(values), 1e-10 * largest)) / 2
+    return jnp.where((jnp.min(values) >= -1e-8 * largest) & jnp.isfinite(gain), gain, jnp.inf)
 
 
 def towards_zero(
     machine: Machine, params: Params, before: Params, limits: Bounds, tol: float, late: bool
-) -> Params | None:
+) -> tuple[Params | None, bool]:
     """Parameters with those elements at zero (almost) that belong there, and the others where they are best then.
 
     Args:
@@ -106,7 +122,8 @@ def towards_zero(
         late: take Newton steps even if nothing goes to zero, because EM is slow.
 
     Returns:
-        Parameters whose objective is higher, or None.
+        Parameters whose objective is higher, or None; whether they are where the objective is highest: Newton steps
+        were taken, and one more promises less than `tol`.
     """
     now = {n: np.asarray(v) for n, v in params.items()}
     held = {n: np.zeros(v.shape, bool) for n, v in now.items()}
@@ -118,14 +135,16 @@ def towards_zero(
                 now[name], held[name][tuple(index)] = value, True
     found = any(h.any() for h in held.values())
     if (found or late) and _is_small(machine, now):
-        return {n: np.asarray(v) for n, v in _polished(machine, now, held, limits.constraints).items()}
-    return now if found else None
+        best, left = _polished(machine, now, held, limits.constraints)
+        return {n: np.asarray(v) for n, v in best.items()}, bool(left <= tol)
+    return (now if found else None), False
 
 
 def _is_small(machine: Machine, params: Params) -> bool:
     """Whether there is room for as many derivatives at once as there are parameters."""
     count = sum(np.size(v) for v in params.values())
     data = sum(np.size(a) for a in jax.tree.leaves((machine.complete, machine.evidences)))
+    data += sum(engine.work for engine, _ in machine.quadratures)
     return count <= NEWTON_LIMIT and count * data <= _ROOM and not machine.samplers
 
 

@@ -397,7 +397,8 @@ def _derivation(
     of its own.
     """
     complete, blocks, skeletons = built
-    updates, plans = recognise(read, complete, {s.site.name: s.why for s in skeletons}, augmented)
+    work = sum(b.evidence.work for b in blocks if isinstance(b.evidence, Quadrature | Shared))
+    updates, plans = recognise(read, complete, {s.site.name: s.why for s in skeletons}, augmented, work)
     positions = tuple(b.positions for b in blocks)
     machine = Machine(complete, tuple(b.evidence for b in blocks), positions, tuple(updates))
     detailed = functools.cache(

@@ -193,6 +193,7 @@ def loop(
     progress_bar: bool,
     limits: Bounds | None = None,
     squared: Squared | None = None,
+    again: bool = False,
 ) -> Any:
     """All starts together; per start the histories.
 
@@ -204,6 +205,7 @@ def loop(
         progress_bar: show one.
         limits: of the parameters, for scales that may belong at zero; None to leave them to EM.
         squared: how to extrapolate; None: not at all.
+        again: it is a fit that came to its end with fewer points of a quadrature: Newton steps come early.
 
     Returns:
         The carry, and log-likelihoods and objectives of every start.
@@ -219,12 +221,14 @@ def loop(
     tolerance = np.asarray(1e-8 if tol is None else tol, real)
     histories: list[np.ndarray] = []
     taken: list[np.ndarray] = []
-    slow = sum(engine.work for engine, _ in machine.quadratures) > _MANY
+    slow = again or sum(engine.work for engine, _ in machine.quadratures) > _MANY
     earlier, patience = params, _EARLY if slow else _PATIENCE
+    highest = np.zeros(count, bool)
     with tqdm(total=num_steps, disable=not progress_bar) as bar:
         while True:
             before = np.asarray(carry.steps)
             most = min(num_steps, patience) if limits else num_steps
+            most = min(most, int(before.max()) + 1) if highest.any() else most
             carry, history = _advance(machine, prepared, carry, tolerance, np.asarray(most), squared)
             after = np.asarray(carry.steps)
             histories.append(np.asarray(history))
@@ -232,46 +236,59 @@ def loop(
             bar.update(int(after.max() - before.max()))
             if progress_bar:
                 bar.set_postfix_str(f"objective: {float(np.max(np.asarray(carry.objective))):.4f}", refresh=False)
+            verdict = np.asarray(carry.verdict)
+            carry = carry._replace(verdict=np.where(highest & (verdict == _RUNNING), _DONE, verdict))
+            highest[:] = False
             if not np.any((np.asarray(carry.verdict) == _RUNNING) & (after < num_steps)):
-                carry, again = _ended(machine, carry, limits, float(tolerance), num_steps)
+                carry, highest, more = _ended(machine, carry, limits, float(tolerance), num_steps)
                 limits = None
-                if not again:
+                if not more:
                     break
             if limits and after.max() >= patience:
                 carry = _settled(carry)
                 now, patience = carry.params, 2 * patience
                 late = squared is not None and (slow or patience > 2 * _PATIENCE)
-                carry, earlier = _tried(machine, carry, earlier, limits, float(tolerance), late), now
+                (carry, highest), earlier = _tried(machine, carry, earlier, limits, float(tolerance), late), now
     rows = [np.concatenate([h[i, :, : t[i]] for h, t in zip(histories, taken, strict=True)], -1) for i in range(count)]
     return _settled(carry), [r[0] for r in rows], [r[1] for r in rows]
 
 
-def _tried(machine: Machine, carry: Carry, earlier: Params, limits: Bounds, tol: float, late: bool) -> Carry:
-    """Every start that still runs with those scales at zero that belong there; later on, after Newton steps anyway."""
+def _tried(
+    machine: Machine, carry: Carry, earlier: Params, limits: Bounds, tol: float, late: bool
+) -> tuple[Carry, np.ndarray]:  # fmt: skip
+    """Every start that still runs with those scales at zero that belong there; later on, after Newton steps anyway.
+
+    Returns:
+        The carry, and which starts Newton steps have brought to where the objective is highest: an EM step from there
+        is the last.
+    """
     params = {n: np.array(v) for n, v in carry.params.items()}
-    moved = np.zeros(len(carry.steps), bool)
+    moved, highest = np.zeros(len(carry.steps), bool), np.zeros(len(carry.steps), bool)
     for i in np.flatnonzero(np.asarray(carry.verdict) == _RUNNING):
         now, before = ({n: v[i] for n, v in p.items()} for p in (params, earlier))
-        found = towards_zero(machine, now, before, limits, tol, late)
+        found, highest[i] = towards_zero(machine, now, before, limits, tol, late)
         for name, value in (found or {}).items():
             params[name][i], moved[i] = value, True
     if not moved.any():
-        return carry
+        return carry, highest
     increase, length = (
         np.where(moved, np.inf, a).astype(a.dtype) for a in map(np.asarray, (carry.increase, carry.length))
     )
-    return carry._replace(params=params, increase=increase, length=length, calm=np.where(moved, 0, carry.calm))
+    calm = np.where(moved, 0, carry.calm)
+    return carry._replace(params=params, increase=increase, length=length, calm=calm), highest
 
 
-def _ended(machine: Machine, carry: Carry, limits: Bounds | None, tol: float, num_steps: int) -> tuple[Carry, bool]:
+def _ended(
+    machine: Machine, carry: Carry, limits: Bounds | None, tol: float, num_steps: int
+) -> tuple[Carry, np.ndarray, bool]:  # fmt: skip
     """Starts that came to rest close to zero go on from zero, if that is higher: near it EM hardly moves."""
     rested = (np.asarray(carry.verdict) == _DONE) & (np.asarray(carry.steps) < num_steps)
     near = [n for n in (limits.scales if limits else ()) if np.any(np.asarray(carry.params[n]) < 1e-3)]
     if limits is None or not near or not rested.any():
-        return carry, False
+        return carry, np.zeros(len(carry.steps), bool), False
     again = _settled(carry._replace(verdict=np.where(rested, _RUNNING, carry.verdict)))
-    moved = _tried(machine, again, tiny(carry.params, limits), limits, tol, False)
-    return (moved, True) if moved is not again else (carry, False)
+    moved, highest = _tried(machine, again, tiny(carry.params, limits), limits, tol, False)
+    return (moved, highest, True) if moved is not again else (carry, highest, False)
 
 
 def _settled(carry: Carry) -> Carry:

@@ -26,9 +26,12 @@ from ._separation import separate_blocks
 from ._types import StaticArray
 from ._update import KINDS, NEWTON_LIMIT, ClosedForm, HiddenCounts, LeastSquares, Numeric, Update
 
+_MUCH = 2**21
+"""Coordinates times numbers at all points from which on a Newton step on Q takes tenths of a second."""
+
 
 def recognise(
-    model: Model, complete: CompleteData, undone: Mapping[str, str], augmented: bool = True
+    model: Model, complete: CompleteData, undone: Mapping[str, str], augmented: bool = True, work: int = 0
 ) -> tuple[list[Update], dict[str, Plan]]:
     """Choose an update for every parameter.
 
@@ -37,6 +40,7 @@ def recognise(
         complete: its factors, priors and links.
         undone: per site whose density is used as it is, why its family is not.
         augmented: whether counts may be split into hidden ones.
+        work: numbers in the tables at all points of the quadratures.
 
     Returns:
         The updates in the order in which they run, and what was decided about each parameter.
@@ -52,7 +56,7 @@ def recognise(
     _mark_hidden(look, plans)
     updates = _numeric_joins(look, model, plans, updates, chosen.numeric)
     if chosen.numeric:
-        updates.append(_numeric(look, model, complete, chosen.numeric))
+        updates.append(_numeric(look, model, complete, chosen.numeric, work))
         for name in chosen.numeric:
             plans[name].update = updates[-1]
     return updates, plans
@@ -135,17 +139,18 @@ def _numeric_joins(
     return [u for u in updates if not joined.intersection(_names(u))]
 
 
-def _numeric(look: Entries, model: Model, complete: CompleteData, numeric: Sequence[str]) -> Numeric:
-    """One joint climb, in the order of the model."""
+def _numeric(look: Entries, model: Model, complete: CompleteData, numeric: Sequence[str], work: int) -> Numeric:
+    """One joint climb, in the order of the model; `work`: numbers in the tables at all points of the quadratures."""
     names = tuple(n for n in complete.names if n in numeric)
     constraints = tuple(model.parameters[n].constraint for n in names)
-    # Where Q is a sum over points a step costs as much as an E-step if every element has its own, and not much less
-    # if they share them: a few of them, and Q still rises.
-    own = any(np.size(p) == math.prod(model.avals[n].shape) for n, p in complete.points.items())
-    steps = {"steps": 1 if own else 3} if complete.points else {}
     blocks = separate_blocks(look, list(names))
+    number = _coordinates(look, model, list(names))
+    # Where Q is a sum over points a step may cost as much as an E-step: one of them, and Q still rises.
+    own = any(np.size(p) == math.prod(model.avals[n].shape) for n, p in complete.points.items())
+    together = number if blocks is None else int(np.max(np.unique(blocks, return_counts=True)[1]))
+    steps = {"steps": 1 if own or together * work > _MUCH else 3} if complete.points else {}
     apart = None if blocks is None else StaticArray(blocks)
-    return Numeric(names, constraints, _coordinates(look, model, list(names)), blocks=apart, **steps)
+    return Numeric(names, constraints, number, blocks=apart, **steps)
 
 
 def _coordinates(look: Entries, model: Model, names: Sequence[str]) -> int:

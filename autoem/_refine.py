@@ -89,7 +89,7 @@ def fit(
     derivation: Derivation,
     states: list[EMState],
     num_steps: int,
-    run: Callable[[Machine, list[EMState], int], Any],
+    run: Callable[..., Any],
 ) -> Any:
     """Run the EM loop, and go on with more nodes where they matter at the parameters that it came to.
 
@@ -97,7 +97,7 @@ def fit(
         derivation: the algorithm.
         states: one per start.
         num_steps: most steps in all.
-        run: (machine, states, steps) -> (carry, log-likelihoods, objectives), one history per start.
+        run: (machine, states, steps, again=) -> (carry, log-likelihoods, objectives), one history per start.
 
     Returns:
         The derivation, the carry and the histories of all steps.
@@ -115,7 +115,7 @@ def fit(
         derivation = finer
         states = [s._replace(params=jax.tree.map(lambda a, i=i: np.asarray(a)[i], carry.params))
                   for i, s in enumerate(states)]  # fmt: skip
-        carry, more, higher = run(derivation.machine, states, left)
+        carry, more, higher = run(derivation.machine, states, left, again=True)
         log_likelihoods = [np.concatenate(pair) for pair in zip(log_likelihoods, more, strict=True)]
         objectives = [np.concatenate(pair) for pair in zip(objectives, higher, strict=True)]
         carry = carry._replace(steps=np.asarray([len(row) for row in log_likelihoods]))

@@ -121,7 +121,8 @@ def lay_out_shared(
     table = lay_out_discrete(wide, relevant, [axis, *members], full, extra)
     width = math.prod(free)
     seat = Seat(name, site.constraint, shape, free, np.zeros(parts, int), width * np.arange(parts))
-    engine = Shared(replace(table, products=()), seat, own, SHARED[dims][0], axis, elements)
+    evaluated = sum(math.prod(shape[:-1]) for (_, f, _), shape in zip(sites, shapes, strict=True) if f.moving)
+    engine = Shared(replace(table, products=()), seat, own, SHARED[dims][0], axis, elements, evaluated)
     return engine, tuple(i for i, _, _ in sites)
 
 

@@ -11,6 +11,7 @@ from numpyro.distributions import constraints
 from scipy import integrate, special, stats
 
 import autoem
+from autoem._boundary import _promised
 from autoem._evidence import Quadrature, Shared
 from autoem._refine import refined
 
@@ -206,3 +207,41 @@ def test_an_index_out_of_bounds_is_not_taken_for_any_other():
         params = {"shape": jnp.asarray(2.0)}
         both = [float(refined(d, params).machine.log_likelihood(params)) for d in (derivation, derivation.apart)]
         assert_allclose(*both, rtol=1e-7)
+
+
+@pytest.mark.slow
+def test_a_model_of_difficult_items_comes_to_its_end():
+    """Classes that stay empty and scales that belong at zero: Newton steps on the objective say that it is the top."""
+    rng = np.random.default_rng(0)
+    labels = np.where(rng.uniform(size=(30, 6)) < 0.75, rng.integers(3, size=(30, 1)), rng.integers(3, size=(30, 6)))
+
+    def model(labels):
+        with numpyro.plate("class", 3):
+            eta = numpyro.sample("eta", dist.Normal(0, 1).expand([2]).to_event(1))
+            chi = numpyro.sample("chi", dist.HalfNormal(1).expand([2]).to_event(1))
+        pi = numpyro.sample("pi", dist.Dirichlet(jnp.ones(3)))
+        with numpyro.plate("item", len(labels), dim=-2):
+            c = numpyro.sample("c", dist.Categorical(pi))
+            z = numpyro.sample("z", dist.Normal(0, 1).expand([2]).to_event(1))
+            theta = jnp.pad(eta[c] + chi[c] * z, [(0, 0), (0, 0), (0, 1)])
+            with numpyro.plate("rater", labels.shape[1]):
+                numpyro.sample("y", dist.Categorical(logits=theta), obs=labels)
+
+    em = autoem.EM(model, maximize="global")
+    assert [type(e) for e, _ in em.derive(labels).machine.quadratures] == [Shared]
+    with pytest.warns(UserWarning, match="'chi' has its mode on the boundary"):
+        result = em.run(KEY, 500, labels, progress_bar=False)
+    assert result.converged and result.num_steps < 500
+    machine = refined(em.derive(labels).apart, result.params).machine
+    slope = jax.jit(jax.grad(machine.objective))({n: jnp.asarray(v) for n, v in result.params.items()})
+    assert_allclose(slope["eta"], 0, atol=1e-3)
+    assert_allclose(slope["chi"] * result.params["chi"], 0, atol=1e-3)
+
+
+def test_what_a_newton_step_promises():
+    """Half the squared step for a concave function; nothing is promised where it is not."""
+    hessian = -jnp.asarray(RNG.normal(size=(3, 3)) @ np.diag([1.0, 2.0, 3.0]))
+    hessian = -(hessian @ hessian.T) - jnp.eye(3)
+    gradient = jnp.asarray([0.1, -0.2, 0.3])
+    assert_allclose(_promised(gradient, hessian), -gradient @ np.linalg.solve(hessian, gradient) / 2, rtol=1e-10)
+    assert _promised(gradient, hessian.at[0, 0].set(5.0)) == np.inf

@@ -29,7 +29,7 @@ from ._modes import climb, eigen
 from .enumerate import Enumeration
 from .quadrature import Read, Seat
 
-SHARED = {1: (48, 96, 192), 2: (24, 36, 54), 3: (20, 30)}
+SHARED = {1: (48, 96, 192), 2: (32, 48, 72), 3: (14, 20, 30)}
 """Points per dimension, by number of dimensions: the next is tried where half as many more change the likelihood."""
 
 _COARSE = {1: 64, 2: 24, 3: 14}
@@ -66,6 +66,7 @@ class Shared(eqx.Module):
         nodes: points per dimension.
         axis: name of the points' axis.
         elements: of the latent.
+        width: numbers that are evaluated at a point.
     """
 
     table: Enumeration
@@ -74,6 +75,7 @@ class Shared(eqx.Module):
     nodes: int = eqx.field(static=True)
     axis: str = eqx.field(static=True)
     elements: int = eqx.field(static=True)
+    width: int = eqx.field(static=True)
 
     method = "quadrature"
 
@@ -118,8 +120,8 @@ class Shared(eqx.Module):
 
     @property
     def work(self) -> int:
-        """Elements of the tables at all points."""
-        return self.size * self.elements
+        """Numbers in the tables at all points."""
+        return self.size * (self.elements + self.width)
 
     @property
     def ladder(self) -> tuple[int, ...]:
