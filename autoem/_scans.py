@@ -47,6 +47,10 @@ class ScanSites(Messenger):
                 raise Refusal(f"The parameter {params[0]!r} is declared inside a scan, where NumPyro does not "
                               "substitute it: declare it before the scan.")  # fmt: skip
             sites = {name: site for name, site in seen.items() if site["type"] == "sample"}
+            if reverse and sites:
+                raise Refusal(f"The scan with the site {next(iter(sites))!r} runs in reverse: NumPyro takes values for "
+                              "its latents in one order and returns them in the other. Turn its inputs round instead "
+                              "(xs[::-1], or jnp.flip(a, 0) for every array of xs), and scan forwards.")  # fmt: skip
             return carry, (y, {name: self.look(name, site, int(length)) for name, site in sites.items()})
 
         msg["args"] = (wrapped, init, xs, length, reverse)

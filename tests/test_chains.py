@@ -109,6 +109,17 @@ def backwards(y):
     scan(step, 0, y, reverse=True)
 
 
+def level_backwards(y):
+    scale = numpyro.param("scale", 1.0, constraint=dist.constraints.positive)
+
+    def step(level, y_t):
+        level = numpyro.sample("level", dist.Normal(level, scale))
+        numpyro.sample("y", dist.Normal(level, 1.0), obs=y_t)
+        return level, None
+
+    scan(step, numpyro.sample("start", dist.Normal(0.0, 9.0)), y, reverse=True)
+
+
 def accumulated(y):
     """The state grows with every latent: each step depends on all before it."""
     A = numpyro.param("A", jnp.array([0.8, 0.2]), constraint=SIMPLEX)
@@ -125,8 +136,8 @@ def accumulated(y):
     ("model", "what"),
     [
         (switching_level, "mixture over all"), (parameter_inside, "declare it before the scan"),
-        (mask_around, "put it inside the step"), (scaled, "has a scale"), (backwards, "through scan"),
-        (accumulated, "several elements of the latent 'z'"),
+        (mask_around, "put it inside the step"), (scaled, "has a scale"), (backwards, "scan forwards"),
+        (level_backwards, "scan forwards"), (accumulated, "several elements of the latent 'z'"),
     ],
 )  # fmt: skip
 def test_what_is_not_a_chain_is_refused(model, what):
