@@ -150,6 +150,26 @@ def test_single_precision_far_from_the_origin(x32):
     assert_allclose(result.params["scales"], 1.0, atol=0.15)
 
 
+def test_single_precision_far_from_the_origin_with_factors(x32):
+    """Means of 50 times the noise, which the factors take up at first: the location is not left where it is slow."""
+    rng = np.random.default_rng(4)
+    truth = rng.normal(size=(6, 2))
+    x = (50 + rng.normal(size=(400, 2)) @ truth.T + 0.7 * rng.normal(size=(400, 6))).astype(np.float32)
+
+    def model(x):
+        loadings = numpyro.param("loadings", jnp.array(rng.normal(size=(6, 2))))
+        mean = numpyro.param("mean", jnp.zeros(6))
+        noise = numpyro.param("noise", 1.0, constraint=constraints.positive)
+        with numpyro.plate("n", len(x)):
+            z = numpyro.sample("z", dist.Normal(jnp.zeros(2), 1.0).to_event(1))
+            numpyro.sample("x", dist.Normal(z @ loadings.T + mean, noise).to_event(1), obs=x)
+
+    result = autoem.EM(model).run(KEY, 500, x, **QUIET)
+    assert result.converged and result.params["mean"].dtype == jnp.float32
+    error = x.std(0).min() / 20  # a standard error
+    assert_allclose(result.params["mean"], x.mean(0), atol=0.5 * error, rtol=0)
+
+
 def test_a_single_precision_start_among_double_ones_is_fitted_in_double_precision():
     x = np.repeat(np.arange(10), [162, 267, 271, 185, 111, 61, 27, 8, 3, 1])
 

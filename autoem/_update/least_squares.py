@@ -197,9 +197,10 @@ def _step(normal: Array, residual: Array, start: Array) -> Array:
 
     A ridge on Δ does not move the fixed point. It is applied where all columns have length one, wide enough that
     rounding does not push along free directions, and what it took from the others is given back by refinement. Where
-    Δ would gain less than rounding there is nothing left to do.
+    Δ would gain less than rounding there is nothing left to do: rounding of the residual gains the more, the flatter
+    the direction of Δ is.
     """
-    eps = float(jnp.finfo(normal.dtype).eps)
+    eps, tiny = float(jnp.finfo(normal.dtype).eps), float(jnp.finfo(normal.dtype).tiny)
     length = jnp.sqrt(jnp.maximum(jnp.diagonal(normal, axis1=-2, axis2=-1), 0.0))
     length = jnp.where(length > 0, length, 1.0)
     scaled = normal / length[..., :, None] / length[..., None, :]
@@ -213,5 +214,7 @@ def _step(normal: Array, residual: Array, start: Array) -> Array:
         left = target - jnp.einsum("...ij,...j->...i", scaled, delta)
         delta = delta + jnp.einsum("...ij,...j->...i", inverse, left)
     size = jnp.sum((start * length) ** 2, -1) + jnp.sum(delta**2, -1)
-    moves = jnp.isfinite(delta) & (jnp.sum(delta * target, -1) > eps**1.25 * size)[..., None]
+    curvature = jnp.einsum("...i,...ij,...j->...", delta, scaled, delta) / jnp.maximum(jnp.sum(delta**2, -1), tiny)
+    rounding = eps**1.85 * size / jnp.maximum(curvature, eps**0.6)
+    moves = jnp.isfinite(delta) & (jnp.sum(delta * target, -1) > rounding)[..., None]
     return jnp.where(moves, delta / length, 0.0)
