@@ -215,20 +215,23 @@ def _is_endless(machine: Machine, params: Params, name: str) -> bool:
 
 
 def _is_idle(machine: Machine, params: Params, name: str) -> bool:
-    """Whether doubling what is smallest in a parameter leaves the objective as it is; at a spike it falls by log 2."""
-    here, there = (
-        float(_objective(machine, p)) for p in (params, {**params, name: _doubled(np.asarray(params[name]))})
+    """Whether doubling what is smallest in a parameter leaves the objective as it is (a spike falls by log 2), and
+    less of it loses nothing: a small value that a fit has only passed by is no mode.
+    """
+    value = np.asarray(params[name])
+    here, more, less = (
+        float(_objective(machine, {**params, name: v})) for v in (value, _scaled(value, 2.0), _scaled(value, 0.5))
     )
-    return bool(np.isfinite(here) and abs(here - there) < 1e-3)
+    return bool(np.isfinite(here) and abs(here - more) < 1e-3 and less >= here - 1e-9 * max(1.0, abs(here)))
 
 
-def _doubled(value: np.ndarray) -> np.ndarray:
-    """The smallest element twice as large; of matrices, the smallest eigenvalue or singular value."""
+def _scaled(value: np.ndarray, factor: float) -> np.ndarray:
+    """The smallest element times a factor; of matrices, the smallest eigenvalue or singular value."""
     if value.ndim < 2 or value.shape[-1] != value.shape[-2] or np.all(value > 0):
-        return np.where(value == np.min(value), 2 * value, value)
+        return np.where(value == np.min(value), factor * value, value)
     symmetric = np.allclose(value, np.swapaxes(value, -1, -2))
     matrix = value if symmetric else value @ np.swapaxes(value, -1, -2)
     values, vectors = np.linalg.eigh(matrix)
-    values[..., 0] *= 2.0 if symmetric else 4.0
+    values[..., 0] *= factor if symmetric else factor**2
     matrix = (vectors * values[..., None, :]) @ np.swapaxes(vectors, -1, -2)
     return matrix if symmetric else np.linalg.cholesky(matrix)

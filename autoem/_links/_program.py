@@ -12,8 +12,9 @@ from typing import Any
 import jax
 import numpy as np
 from jax.core import Tracer
-from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
+from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, jaxpr_as_fun
 
+from ._registers import Origins, apart, origin, registers, step_apart, together
 from ._scan import Body, Unrolled
 
 _CALLS = {"jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr", "core_call": "call_jaxpr", "remat": "jaxpr",
@@ -143,6 +144,7 @@ class _Flattener:
     """Numbers the values of nested jaxprs into one list of nodes."""
 
     def __init__(self) -> None:
+        self.inputs: list[int] = []
         self.nodes: list[Node] = []
         self.avals: dict[int, jax.ShapeDtypeStruct] = {}
         self.known: dict[int, Any] = {}
@@ -203,13 +205,38 @@ class _Flattener:
 
     def unrolled(self, params: dict[str, Any], operands: Sequence[int]) -> list[int]:
         """The results of a scan."""
-        step = _flatten(params["jaxpr"])
-        consts, states = params["num_consts"], params["num_carry"]
+        closed, consts, states, length = (params[n] for n in ("jaxpr", "num_consts", "num_carry", "length"))
+        step = _flatten(closed)
+        entering = step.inputs[consts : consts + states]
+        live = set(self.inputs)
+        for node in self.nodes:
+            if live.intersection(node.inputs):
+                live.update(node.outputs)
+        # Lags of data are data, and may recur.
+        split = {j: axis for j, axis in registers(step, entering, bind).items()
+                 if any(operands[i] in live for i in origin(step, j, consts, states, restricted))}  # fmt: skip
+        if not split:
+            return self._unrolled(step, consts, states, length, operands, None)
+        widths = [(split[j], step.shape(i)[split[j]]) if j in split else (0, 0) for j, i in enumerate(entering)]
+        initial = apart(operands[consts : consts + states], widths, self.emit)
+        operands = [*operands[:consts], *initial, *operands[consts + states :]]
+        avals = [self.avals[i] for i in operands[: consts + len(initial)]] + list(closed.in_avals[consts + states :])
+        step = _flatten(jax.make_jaxpr(step_apart(jaxpr_as_fun(closed), consts, widths))(*avals))
+        origins = Origins(step, step.inputs[consts : consts + len(initial)], {}, bind)
+        results = self._unrolled(step, consts, len(initial), length, operands, origins)
+        return [*together(results[: len(initial)], widths, self.emit), *results[len(initial) :]]
+
+    def _unrolled(
+        self, step: Program, consts: int, states: int, length: int, operands: Sequence[int], origins: Origins | None
+    ) -> list[int]:
+        """The results of a scan of this step; `origins` follows its dependences more closely than from node to node."""
         entering = step.inputs[consts : consts + states]
         reach: dict[int, frozenset[int]] = {i: frozenset([j]) for j, i in enumerate(entering)}
         for node in step.nodes:
             met = frozenset().union(*(reach.get(i, frozenset()) for i in node.inputs))
             reach.update(dict.fromkeys(node.outputs, met))
+        if origins is not None:
+            reach = {i: frozenset(j for j, _ in origins.of(i)[0]) for i in step.outputs}
         kept = frozenset(j for j in range(states) if step.outputs[j] == entering[j])
 
         def call(wanted: Sequence[int], given: Sequence[Any]) -> list[Any]:
@@ -220,15 +247,14 @@ class _Flattener:
             needed = {i for n in met.nodes for i in n.inputs} | set(met.outputs)
             return frozenset(position for position, i in enumerate(step.inputs) if i in needed)
 
-        body = Body(
-            call, uses, consts, states, params["length"], [reach.get(i, frozenset()) for i in step.outputs], kept
-        )
+        reached = [reach.get(i, frozenset()) for i in step.outputs]
+        body = Body(call, uses, consts, states, length, reached, kept)
         return Unrolled(body, self.emit, operands, self.join).results()
 
 
 def _flatten(closed: ClosedJaxpr, unroll: bool = True) -> Program:
     flattener = _Flattener()
-    inputs = [flattener.new(v.aval) for v in closed.jaxpr.invars]
+    inputs = flattener.inputs = [flattener.new(v.aval) for v in closed.jaxpr.invars]
     outputs = flattener.walk(closed.jaxpr, closed.consts, inputs, unroll)
     return Program(tuple(flattener.nodes), tuple(inputs), tuple(outputs), flattener.avals, flattener.known)
 

@@ -1,0 +1,162 @@
+"""States of a scan that are shift registers: derived as if every lag had been a state of its own."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+from numpy.testing import assert_allclose
+from numpyro.contrib.control_flow import scan
+from numpyro.distributions import constraints
+
+import autoem
+
+RNG = np.random.default_rng(8)
+Y = np.tile([1.5, -0.5, -2.0, 1.0], 5) + RNG.normal(size=20)
+PARAMS = {"level": 0.4, "season": 0.3, "noise": 0.6}
+
+
+def concatenated(new, old):
+    return jnp.concatenate([new[None], old[:-1]])
+
+
+def rolled(new, old):
+    return jnp.roll(old, 1).at[0].set(new)
+
+
+def stacked(new, old):
+    return jnp.stack([new, old[0], old[1]])
+
+
+def separate(new, old):
+    return new, old[0], old[1]
+
+
+def seasonal(y, push):
+    """A level that walks and quarters that add up to little: the basic structural model."""
+    scales = [numpyro.param(n, v, constraint=constraints.positive) for n, v in PARAMS.items()]
+    level = numpyro.sample("level0", dist.Normal(0.0, 5.0))
+    with numpyro.plate("quarters", 3):
+        seasons = numpyro.sample("season0", dist.Normal(0.0, 5.0))
+
+    def step(state, y):
+        level, seasons = state
+        numpyro.sample("y", dist.Normal(level + seasons[0], scales[2]), obs=y)
+        level = numpyro.sample("walk", dist.Normal(level, scales[0]))
+        new = numpyro.sample("quarter", dist.Normal(-(seasons[0] + seasons[1] + seasons[2]), scales[1]))
+        return (level, push(new, seasons)), None
+
+    scan(step, (level, tuple(seasons) if push is separate else seasons), y)
+
+
+def filtered(y, level, season, noise):
+    """The Kalman filter of the same model."""
+    move, seen = np.zeros((4, 4)), np.array([1.0, 1, 0, 0])
+    move[0, 0], move[1, 1:], move[2, 1], move[3, 2] = 1, -1, 1, 1
+    mean, covariance, total = np.zeros(4), 25 * np.eye(4), 0.0
+    for value in y:
+        spread, error = seen @ covariance @ seen + noise**2, value - seen @ mean
+        total -= (np.log(2 * np.pi * spread) + error**2 / spread) / 2
+        gain = covariance @ seen / spread
+        mean, covariance = mean + gain * error, covariance - np.outer(gain, seen @ covariance)
+        mean = move @ mean
+        covariance = move @ covariance @ move.T + np.diag([level**2, season**2, 0, 0])
+    return total
+
+
+@pytest.mark.parametrize("push", [concatenated, rolled, stacked, separate], ids=lambda f: f.__name__)
+def test_a_season_in_one_vector_is_a_chain(push):
+    em = autoem.EM(seasonal)
+    derivation = em.derive(Y, push)
+    assert derivation.exact
+    assert {f.family for f in derivation.latents.values()} == {"gaussian"}
+    assert_allclose(em.log_likelihood(PARAMS, Y, push), filtered(Y, **PARAMS), rtol=1e-10)
+
+
+@pytest.mark.slow
+def test_the_fit_of_a_season_passes_the_certificate():
+    result = autoem.EM(seasonal, check=True).run(jax.random.key(0), 40, Y, concatenated, progress_bar=False)
+    found = filtered(Y, **{n: float(v) for n, v in result.params.items()})
+    assert_allclose(autoem.EM(seasonal).log_likelihood(result.params, Y, concatenated), found, rtol=1e-8)
+    assert np.all(np.diff(result.log_likelihood) > -1e-9)
+
+
+@pytest.mark.slow
+def test_lags_of_several_series_in_a_matrix():
+    """Registers along the last axis: an autoregression of order two for each of two series, seen through noise."""
+    y = RNG.normal(size=(12, 2)).cumsum(0)
+
+    def model(y, matrix):
+        phi = numpyro.param("phi", jnp.array([0.5, 0.3]))
+        with numpyro.plate("series", 2):
+            first = numpyro.sample("first", dist.Normal(0.0, 2.0))
+            second = numpyro.sample("second", dist.Normal(0.0, 2.0))
+
+        def step(lags, y):
+            near, far = (lags[:, 0], lags[:, 1]) if matrix else lags
+            with numpyro.plate("series", 2):
+                x = numpyro.sample("x", dist.Normal(phi[0] * near + phi[1] * far, 1.0))
+                numpyro.sample("y", dist.Normal(x, 0.5), obs=y)
+            return (jnp.concatenate([x[:, None], lags[:, :1]], 1) if matrix else (x, near)), None
+
+        scan(step, jnp.stack([first, second], 1) if matrix else (first, second), y)
+
+    em, params = autoem.EM(model), {"phi": jnp.array([0.6, 0.2])}
+    assert em.derive(y, True).exact
+    assert_allclose(em.log_likelihood(params, y, True), em.log_likelihood(params, y, False), rtol=1e-10)
+
+
+@pytest.mark.slow
+def test_states_of_a_second_order_chain_in_a_vector():
+    y = RNG.normal(size=10)
+
+    def model(y, vector):
+        table = numpyro.param("table", jnp.full((2, 2, 2), 0.5), constraint=constraints.simplex)
+        locs = numpyro.param("locs", jnp.array([-1.0, 1.0]))
+
+        def step(past, y):
+            z = numpyro.sample("z", dist.Categorical(table[past[1], past[0]]))
+            numpyro.sample("y", dist.Normal(locs[z], 1.0), obs=y)
+            return (jnp.concatenate([z[None], past[:1]]) if vector else (z, past[0])), None
+
+        scan(step, jnp.zeros(2, int) if vector else (0, 0), y)
+
+    tables = RNG.dirichlet([1.0, 1.0], size=(2, 2))
+    em, params = autoem.EM(model), {"table": tables, "locs": np.array([-0.7, 0.9])}
+    assert_allclose(em.log_likelihood(params, y, True), em.log_likelihood(params, y, False), rtol=1e-10)
+
+
+def test_lags_of_data_stay_data():
+    """No step is set apart for lags that are observed."""
+
+    def model(y):
+        phi = numpyro.param("phi", jnp.zeros(2))
+
+        def step(lags, y):
+            numpyro.sample("y", dist.Normal(phi @ lags, 1.0), obs=y)
+            return concatenated(y, lags), None
+
+        scan(step, jnp.zeros(2), y)
+
+    em = autoem.EM(model)
+    assert [s for s in em.derive(Y).model.sites] == ["y"]
+    phi, before = np.array([0.4, -0.2]), np.concatenate([[0.0, 0.0], Y])
+    means = phi[0] * before[1:-1] + phi[1] * before[:-2]
+    assert_allclose(em.log_likelihood({"phi": phi}, Y), dist.Normal(means, 1.0).log_prob(Y).sum(), rtol=1e-12)
+
+
+def test_what_grows_is_no_register():
+    """Every element is carried on with a weight: there is no step at which it came in."""
+
+    def model(y):
+        scale = numpyro.param("scale", 1.0, constraint=constraints.positive)
+
+        def step(state, y):
+            new = numpyro.sample("x", dist.Normal(0.0, scale))
+            numpyro.sample("y", dist.Normal(state[0] + state[1], 1.0), obs=y)
+            return 0.5 * state + jnp.stack([new, state[0]]), None
+
+        scan(step, jnp.zeros(2), y)
+
+    assert not autoem.EM(model).derive(Y[:6]).exact
