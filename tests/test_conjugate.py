@@ -23,7 +23,7 @@ from autoem._uncertainty import certify
 KEY = jax.random.key(0)
 
 
-QUICK = {"poisson_with_exposure", "complements", "dirichlet_multinomial", "state_in_the_child", "known_ratios_by_state"}
+QUICK = {"poisson_with_exposure", "complements", "dirichlet_multinomial", "known_ratios_by_state"}
 """Each mechanism once; the others run in `make slow`."""
 
 
@@ -53,7 +53,12 @@ def test_against_quadrature(name):
 
 @pytest.mark.parametrize(
     "name",
-    ["poisson_in_groups_with_a_factor", "precision", "exponential_prior", "one_state_for_many_units", "hidden_counts"],
+    [
+        "poisson_in_groups_with_a_factor",
+        "exponential_prior",
+        "hidden_counts",
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("precision", "one_state_for_many_units")),
+    ],
 )
 def test_every_step_climbs(name):
     case = CASES[name]()
@@ -291,7 +296,8 @@ def inverse_wishart(x):
         numpyro.sample("x", dist.MultivariateNormal(m, covariance_matrix=u[GROUPS]), obs=x)
 
 
-@pytest.mark.parametrize("model", [pytest.param(wishart, marks=pytest.mark.slow), inverse_wishart])
+@pytest.mark.slow
+@pytest.mark.parametrize("model", [wishart, inverse_wishart])
 def test_matrices(model):
     """Prior times likelihood over the textbook's posterior at any one matrix, by SciPy (Anderson 2003, 7.7)."""
     df, m = 5.6, np.array([0.2, -0.3])

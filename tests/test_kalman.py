@@ -22,7 +22,14 @@ from autoem import _levels
 KEY = jax.random.key(0)
 
 
-SLOW = ("state_space_by_scan", "second_order_by_scan", "walk_in_a_loop", "crossed", "state_space_as_one_site")
+SLOW = (
+    "walk_as_one_site",
+    "state_space_by_scan",
+    "second_order_by_scan",
+    "walk_in_a_loop",
+    "crossed",
+    "state_space_as_one_site",
+)
 
 
 @pytest.fixture
@@ -36,7 +43,6 @@ def small(monkeypatch):
     "name",
     [
         "local_level_by_scan",
-        "walk_as_one_site",
         *(pytest.param(n, marks=pytest.mark.slow) for n in SLOW),
     ],
 )
