@@ -105,7 +105,8 @@ class Origins:
 
 
 def _holds_labels(dtype: Any) -> bool:
-    return jnp.issubdtype(dtype, jnp.floating) or (jnp.issubdtype(dtype, jnp.signedinteger) and dtype.itemsize > 2)
+    kinds = (jnp.floating, jnp.signedinteger)
+    return any(jnp.issubdtype(dtype, k) for k in kinds) and dtype.itemsize >= 4
 
 
 def registers(step: Any, entering: Sequence[int], bind: Callable[..., Any]) -> dict[int, int]:
@@ -116,8 +117,7 @@ def registers(step: Any, entering: Sequence[int], bind: Callable[..., Any]) -> d
         entering: numbers of the states that come in.
         bind: applies a node to operands.
     """
-    whole = Origins(step, entering, {}, bind)
-    graph = {(j, -1): whole.of(step.outputs[j])[0] for j in range(len(entering))}
+    graph = _whole(step, entering)
     found = {}
     for state, number in enumerate(entering):
         shape = step.shape(number)
@@ -128,6 +128,15 @@ def registers(step: Any, entering: Sequence[int], bind: Callable[..., Any]) -> d
                 found[state] = axis
                 break
     return found
+
+
+def _whole(step: Any, entering: Sequence[int]) -> dict[Element, frozenset[Element]]:
+    """On which states each state depends, as a whole: from node to node, whatever the sizes."""
+    reach: dict[int, frozenset[Element]] = {i: frozenset([(j, -1)]) for j, i in enumerate(entering)}
+    for node in step.nodes:
+        met = frozenset().union(*(reach.get(i, frozenset()) for i in node.inputs))
+        reach.update(dict.fromkeys(node.outputs, met))
+    return {(j, -1): reach.get(step.outputs[j], frozenset()) for j in range(len(entering))}
 
 
 def _shifts(step: Any, entering: Sequence[int], state: int, axis: int, bind: Callable[..., Any]) -> bool:
