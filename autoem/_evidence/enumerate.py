@@ -279,8 +279,10 @@ def chunk_for(
         width = 0
         for i, (factor, dims, shape) in enumerate(zip(factors, layout.dims, slot_shapes, strict=True)):
             per_row = math.prod(n for a, n in enumerate(factor.batch_shape) if a != factor.keep[dims.index(dim)])
-            # A product adds up what an element of the row contributes: its table has no axis for that.
-            kept = math.prod(factor.batch_shape[a] for a in factor.keep) // sizes[dim] if i in multiplied else per_row
+            # A product adds up what an element of the row contributes: its table has no axis for that. But it is what
+            # the passes over a chunk read and write: the logs, their exponentials, the weights and their transpose.
+            kept = 4 * math.prod(factor.batch_shape[a] for a in factor.keep) // sizes[dim]
+            kept = kept if i in multiplied else per_row
             width += shape[-1] * per_row + math.prod(shape[: len(factor.latents)]) * kept
         rows = max(64, min(4096, _CHUNK // max(width, 1)))
         if sizes[dim] >= 4 * rows:
