@@ -24,7 +24,7 @@ class Product(eqx.Module):
         members: positions of the factors whose statistics differ from row to row.
         constants: positions of factors that add the same to every row: their sum goes with a column of ones.
         shared: per member, the batch axes along which its slots do not vary either: added up.
-        ones: whether there is a column of ones: the count among the statistics of the members.
+        ones: whether there is a column of ones: for the count among the statistics of the members, or for constants.
     """
 
     members: tuple[int, ...] = eqx.field(static=True)

@@ -14,7 +14,7 @@ import numpy as np
 from jax.core import Tracer
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, jaxpr_as_fun
 
-from ._registers import Origins, apart, origin, registers, step_apart, together
+from ._registers import Origins, apart, origin, reached, registers, step_apart, together
 from ._scan import Body, Unrolled
 
 _CALLS = {"jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr", "core_call": "call_jaxpr", "remat": "jaxpr",
@@ -231,11 +231,9 @@ class _Flattener:
     ) -> list[int]:
         """The results of a scan of this step; `origins` follows its dependences more closely than from node to node."""
         entering = step.inputs[consts : consts + states]
-        reach: dict[int, frozenset[int]] = {i: frozenset([j]) for j, i in enumerate(entering)}
-        for node in step.nodes:
-            met = frozenset().union(*(reach.get(i, frozenset()) for i in node.inputs))
-            reach.update(dict.fromkeys(node.outputs, met))
-        if origins is not None:
+        if origins is None:
+            reach = reached(step, entering)
+        else:
             reach = {i: frozenset(j for j, _ in origins.of(i)[0]) for i in step.outputs}
         kept = frozenset(j for j in range(states) if step.outputs[j] == entering[j])
 
@@ -247,8 +245,7 @@ class _Flattener:
             needed = {i for n in met.nodes for i in n.inputs} | set(met.outputs)
             return frozenset(position for position, i in enumerate(step.inputs) if i in needed)
 
-        reached = [reach.get(i, frozenset()) for i in step.outputs]
-        body = Body(call, uses, consts, states, length, reached, kept)
+        body = Body(call, uses, consts, states, length, [reach.get(i, frozenset()) for i in step.outputs], kept)
         return Unrolled(body, self.emit, operands, self.join).results()
 
 

@@ -117,7 +117,8 @@ def registers(step: Any, entering: Sequence[int], bind: Callable[..., Any]) -> d
         entering: numbers of the states that come in.
         bind: applies a node to operands.
     """
-    graph = _whole(step, entering)
+    reach = reached(step, entering)
+    graph = {(j, -1): frozenset((k, -1) for k in reach.get(step.outputs[j], ())) for j in range(len(entering))}
     found = {}
     for state, number in enumerate(entering):
         shape = step.shape(number)
@@ -130,13 +131,13 @@ def registers(step: Any, entering: Sequence[int], bind: Callable[..., Any]) -> d
     return found
 
 
-def _whole(step: Any, entering: Sequence[int]) -> dict[Element, frozenset[Element]]:
-    """On which states each state depends, as a whole: from node to node, whatever the sizes."""
-    reach: dict[int, frozenset[Element]] = {i: frozenset([(j, -1)]) for j, i in enumerate(entering)}
+def reached(step: Any, entering: Sequence[int]) -> dict[int, frozenset[int]]:
+    """The states that came in on which values of a step depend, as a whole: from node to node, whatever the sizes."""
+    reach: dict[int, frozenset[int]] = {i: frozenset([j]) for j, i in enumerate(entering)}
     for node in step.nodes:
         met = frozenset().union(*(reach.get(i, frozenset()) for i in node.inputs))
         reach.update(dict.fromkeys(node.outputs, met))
-    return {(j, -1): reach.get(step.outputs[j], frozenset()) for j in range(len(entering))}
+    return reach
 
 
 def _shifts(step: Any, entering: Sequence[int], state: int, axis: int, bind: Callable[..., Any]) -> bool:
