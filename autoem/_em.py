@@ -137,12 +137,14 @@ class EM:
         self, derivation: Derivation, keys: list[Key], args: Any, kwargs: Any, init_params: Params | None
     ) -> list[EMState]:
         given = {name: checked(name, value, derivation) for name, value in (init_params or {}).items()}
+        names = list(derivation.model.parameters)
+        missing = [n for n in names if n not in given]
         states = []
-        for params, left in initial_values(self.model, args, kwargs, keys, derivation.model.parameters):
-            flags = {n: np.zeros((), int) for n in params}
+        for drawn, left in initial_values(self.model, args, kwargs, keys, missing):
+            params = {n: given[n] if n in given else drawn[n] for n in names}
+            flags = {n: np.zeros((), int) for n in names}
             blank = np.full((), np.nan, jnp.result_type(float))
-            chains = derivation.machine.start()
-            states.append(EMState({**params, **given}, left, blank, np.zeros((), int), flags, chains))
+            states.append(EMState(params, left, blank, np.zeros((), int), flags, derivation.machine.start()))
         return states
 
     def update(self, state: EMState, *args: Any, **kwargs: Any) -> tuple[EMState, Array]:
@@ -225,9 +227,9 @@ class EM:
                 raise RuntimeError(result.status.value)
             return result
         limits = bounds(derivation)
-        run = functools.partial(loop, tol=tol, progress_bar=progress_bar, limits=limits,
-                                squared=self._squared(derivation))  # fmt: skip
-        quiet = functools.partial(loop, tol=tol, progress_bar=False, limits=limits)
+        # Short runs are compiled as the fit is, to be compiled once; where they end scales are not tried at zero.
+        quiet = functools.partial(loop, tol=tol, progress_bar=False, squared=self._squared(derivation))
+        run = functools.partial(quiet, progress_bar=progress_bar, limits=limits)
         if init_state is None and not init_params:
             states = started(derivation, states, quiet)
         derivation, carry, log_likelihoods, objectives = fit(derivation, states, num_steps, run)

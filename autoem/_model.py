@@ -158,18 +158,19 @@ def _samples(found: Mapping[str, Any]) -> dict[str, Any]:
 
 @with_numbers
 def initial_values(
-    model: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], keys: Sequence[Key], names: Iterable[str]
+    model: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], keys: Sequence[Key], names: Sequence[str]
 ) -> list[tuple[Params, Key]]:
     """Per key, starting values (a param's own initialiser, a site's prior draw) and a key that is left."""
 
     def start(key: Key) -> tuple[Params, Key]:
         key, left = jax.random.split(key)
         with numpyro.validation_enabled(False):
-            found = _run(model, args, kwargs, key)
+            # Samplers of gammas and all that are made of them take seconds to compile: nothing is drawn in vain.
+            found = _run(model, args, kwargs, key) if names else {}
             values = {n: _begin(found[n]) for n in names}
         return {n: jnp.asarray(v, _like(v).dtype) for n, v in values.items()}, left
 
-    compiled = evaluator(start, keys[0])
+    compiled = evaluator(start, keys[0], once=True)
     return [compiled(key) for key in keys]
 
 

@@ -318,28 +318,34 @@ def _with_data_computed(program: Program) -> Program:
     return _without_dead_code(Program(tuple(late), program.inputs, program.outputs, program.avals, known))
 
 
-def _values(program: Program, inputs: Sequence[Any] = ()) -> list[Any]:
+def _values(program: Program, inputs: Sequence[Any] = (), once: bool = False) -> list[Any]:
     """Evaluate a program of numbers, compiled once for all of its structure."""
     with jax.ensure_compile_time_eval():
-        return _evaluate(program, program.known, tuple(inputs)) if program.nodes else program(inputs)
+        evaluate = _evaluate_once if once and jax.default_backend() == "cpu" else _evaluate
+        return evaluate(program, program.known, tuple(inputs)) if program.nodes else program(inputs)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _evaluate(program: Program, known: dict[int, Any], inputs: tuple[Any, ...]) -> list[Any]:
+def _called(program: Program, known: dict[int, Any], inputs: tuple[Any, ...]) -> list[Any]:
     return program(inputs, known)
 
 
-def evaluator(function: Callable[..., Any], argument: Any) -> Callable[[Any], Any]:
+_evaluate = jax.jit(_called, static_argnums=0)
+# For what runs a few times the compiler had better hurry: this halves its time.
+_evaluate_once = jax.jit(_called, static_argnums=0, compiler_options={"xla_backend_optimization_level": 0})
+
+
+def evaluator(function: Callable[..., Any], argument: Any, once: bool = False) -> Callable[[Any], Any]:
     """What `jax.jit(function)` is, less the work that no result needs; functions that do the same are compiled once.
 
     Args:
         function: of one array, to a tree of arrays; it is traced here.
         argument: an example of that array.
+        once: whether it will run but a few times, so that compiling it is what takes the time.
     """
     closed, shape = jax.make_jaxpr(function, return_shape=True)(argument)
     program, tree = _without_dead_code(_flatten(closed, unroll=False)), jax.tree.structure(shape)
     numbers = is_concrete(*jax.tree.leaves(argument), *program.known.values())
-    return lambda value: jax.tree.unflatten(tree, _values(program, (value,)) if numbers else program((value,)))
+    return lambda value: jax.tree.unflatten(tree, _values(program, (value,), once) if numbers else program((value,)))
 
 
 def _without_seams(program: Program) -> Program:
