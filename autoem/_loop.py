@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 from ._boundary import Bounds, tiny, towards_zero
 from ._derivation import Machine
 from ._result import EMState, Status
-from ._squarem import BASE, SECOND, TRIAL, Memory, Squared, after_step
+from ._squarem import BASE, SECOND, TRIAL, Memory, Squared, after_step, flattened, shaped
 from ._types import Array, Params
 from ._update import FLOORED
 
@@ -92,9 +92,7 @@ def _taken(machine: Machine, prepared: Any, params: Params) -> _Step:
     log_likelihood, statistics = machine.e_step(params, prepared)
     objective = log_likelihood + machine.complete.log_prior(params)
     new, flags = machine.m_step(params, statistics)
-    finite = functools.reduce(
-        jnp.logical_and, [jnp.all(jnp.isfinite(v)) for v in new.values()], jnp.isfinite(objective)
-    )
+    finite = jnp.all(jnp.isfinite(flattened(new))) & jnp.isfinite(objective)
     # A quadrature's own error changes from step to step, within what its check allows.
     slack = 1e-6 * jnp.maximum(jnp.abs(objective), 1.0) if machine.quadratures else 0.0
     return _Step(params, new, flags, log_likelihood, objective, _distance(new, params), finite, slack)
@@ -111,12 +109,13 @@ def _step(
     left = _remaining(gain, jnp.abs(carry.increase)), _remaining(taken.length, carry.length)
     judged: Any = True
     refused: Any = False
-    following, memory = taken.new, carry.memory
+    last, memory = flattened(taken.new), carry.memory
+    following = last
     if squared is not None:
         plain = carry.steps < squared.after
         good = taken.objective >= carry.objective - noise - taken.slack
         following, after, refused = after_step(squared, memory, taken.old, taken.new, good & taken.finite)
-        following = _pick(plain, taken.new, following)
+        following = jnp.where(plain, last, following)
         # In a cycle only its two EM steps in a row tell what is left.
         judged, refused = plain | (memory.phase == SECOND), refused & ~plain
         left = tuple(jnp.where(plain, a, after.slowness * b) for a, b in zip(left, (gain, taken.length), strict=True))
@@ -136,8 +135,8 @@ def _step(
     verdict = jnp.where(fell, jnp.where(floored, _FLOOR, _FELL), verdict)
     finite = taken.finite | refused
     verdict = jnp.where(~finite, _BROKE, verdict)
-    following = _pick(verdict == _DONE, taken.new, following)
-    kept = _pick(finite, following, carry.params)
+    following = jnp.where(verdict == _DONE, last, following)
+    kept = shaped(jnp.where(finite, following, flattened(carry.params)), carry.params)
     stay = refused | (fell & floored)
     flags = {n: jnp.where(stay, carry.flags[n], f.astype(carry.flags[n].dtype)) for n, f in taken.flags.items()}
     # A point that was tried and refused is none of the fit's: what counts is the last one that was not.
@@ -146,10 +145,6 @@ def _step(
     sizes = jnp.where(refused, carry.increase, increase), jnp.where(refused, carry.length, taken.length)
     new = Carry(kept, flags, objective, log_likelihood, *sizes, calm, verdict, carry.steps + 1, memory)
     return new, log_likelihood, objective
-
-
-def _pick(condition: Array, yes: Params, no: Params) -> Params:
-    return {n: jnp.where(condition, yes[n], no[n]) for n in yes}
 
 
 @eqx.filter_jit
@@ -297,6 +292,7 @@ def _settled(carry: Carry) -> Carry:
     if not isinstance(memory, Memory):
         return carry
     untried = np.asarray((memory.phase == TRIAL) & (carry.verdict == _RUNNING))
-    params = {n: np.where(untried.reshape([-1] + [1] * (np.ndim(v) - 1)), memory.held[n], v)
+    held = jax.vmap(shaped)(memory.held, carry.params)
+    params = {n: np.where(untried.reshape([-1] + [1] * (np.ndim(v) - 1)), held[n], v)
               for n, v in carry.params.items()}  # fmt: skip
     return carry._replace(params=params, memory=memory._replace(phase=np.full_like(np.asarray(memory.phase), BASE)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -217,7 +218,8 @@ def occurrence_of(look: Entries, name: str, place: Place, kind: str, diagonal: b
         index: Any = flat_index(lead, shape[: len(shape) - event_ndim])
         assert index is not None
         index = index if index.ndim else np.zeros((1,) * _lead(look, place), int)
-        return Occurrence(place.entry, place.argument, 1.0, event_ndim, False, index, floor), ""
+        each = _each(index, shape[: len(shape) - event_ndim])
+        return Occurrence(place.entry, place.argument, 1.0, event_ndim, False, index, floor, each=each), ""
     index = flat_index(coords, shape)
     if index is None or d.power is None or d.power == 0:
         return None, f"the {place.argument} of {site!r} is {describe(d)} in it"
@@ -233,7 +235,12 @@ def occurrence_of(look: Entries, name: str, place: Place, kind: str, diagonal: b
         is_variance = diagonal and getattr(place.conditional, "form", "") == "covariance"
         floor = _lowest(floor, 2 if is_variance else 1)
         floor = None if getattr(place.conditional, "form", "") == "precision" else floor
-    return Occurrence(place.entry, place.argument, d.power, 0, diagonal, index, floor), ""
+    each = _each(index, shape)
+    return Occurrence(place.entry, place.argument, d.power, 0, diagonal, index, floor, each=each), ""
+
+
+def _each(index: np.ndarray, shape: tuple[int, ...]) -> bool:
+    return np.array_equal(np.reshape(index, -1), np.arange(math.prod(shape)))
 
 
 @functools.partial(jax.jit, static_argnums=1)

@@ -11,7 +11,7 @@ from numpyro import handlers
 from numpyro.distributions import constraints
 
 import autoem
-from autoem._squarem import SECOND, TRIAL, Squared, after_step
+from autoem._squarem import SECOND, TRIAL, Squared, after_step, shaped
 
 KEY = jax.random.PRNGKey(0)
 QUIET = {"progress_bar": False}
@@ -106,16 +106,17 @@ def test_a_cycle_is_the_published_one():
     memory = squared.start({"u": jnp.asarray(points[0])})._replace(bound=jnp.asarray(64.0))
     good = jnp.asarray(True)
     for old, new in ((0, 1), (1, 2)):
-        at, memory, refused = after_step(squared, memory, {"u": points[old]}, {"u": jnp.asarray(points[new])}, good)
+        moved, memory, refused = after_step(squared, memory, {"u": points[old]}, {"u": jnp.asarray(points[new])}, good)
         assert not refused
         assert int(memory.phase) == (SECOND if old == 0 else TRIAL)
     r, v = points[1] - points[0], points[2] - 2 * points[1] + points[0]
     alpha = np.linalg.norm(r) / np.linalg.norm(v)
+    at = shaped(moved, {"u": points[0]})
     assert_allclose(at["u"], points[0] + 2 * alpha * r + alpha**2 * v, rtol=1e-12)
     assert_allclose(memory.slowness, alpha, rtol=1e-12)
     back, memory, refused = after_step(squared, memory, at, at, ~good)
     assert refused and float(memory.bound) == 16.0
-    assert_allclose(back["u"], points[2])
+    assert_allclose(back, points[2])
 
 
 def test_what_cannot_be_honoured_is_an_error():

@@ -10,7 +10,7 @@ import equinox as eqx
 import jax.numpy as jnp
 
 from .._types import Array, Leaf
-from ._steps import Path
+from ._steps import Path, picked
 
 
 class Piece(eqx.Module):
@@ -73,7 +73,7 @@ def row_terms(piece: Any, terms: Sequence[Terms]) -> tuple[Array, Array, Array]:
         phi, precision, log_det = (jnp.broadcast_to(a[0], (*shape, *a.shape[1:]))
                                    for a in (own.phi, own.precision, own.log_det))  # fmt: skip
     else:
-        phi, precision, log_det = own.phi[piece.kept], own.precision[piece.kept], own.log_det[piece.kept]
+        phi, precision, log_det = (picked(a, piece.kept) for a in (own.phi, own.precision, own.log_det))
     return phi, precision * piece.weight[..., None, None], log_det
 
 

@@ -9,13 +9,13 @@ import jax
 import jax.numpy as jnp
 
 from .._types import Array
-from ._steps import Factors, Smoothed, StepPiece, Steps
+from ._steps import Factors, StepPiece, Steps, added_at, neighbours, picked
 from ._sweeps import last_root, roots, standstill
 
 
 def times_of(group: Steps) -> Array:
     """How many steps are of each kind: (C,)."""
-    return jnp.zeros(group.real.shape[0]).at[group.kind].add(1.0)
+    return added_at(jnp.zeros(group.real.shape[0]), group.kind, jnp.ones(()))
 
 
 def each_run(group: Steps) -> list[Any]:
@@ -34,20 +34,27 @@ def _gram(left: Array, right: Array) -> Array:
 
 
 def step_moments(
-    group: Steps, smoothed: Smoothed, weights: Array, number: Array, widths: Sequence[int], sizes: Sequence[int]
+    group: Steps, means: Array, spread: tuple[list[Array], Array], weights: Array, number: Array, sizes: Sequence[int]
 ) -> list[tuple[Array, Array, Array]]:
-    """Per piece: kept elements (K,), count (K,) and moments (K, 1 + width, D, 1 + width, D)."""
-    spread, joint = _spread_moments(group, smoothed.factors, number, widths, sizes)
-    shared = _shared_moments(group, smoothed, weights, joint) if _shares(group) else None
+    """Per piece: None (for all K elements), count (K,) and moments (K, 1 + width, D, 1 + width, D).
+
+    Args:
+        means: (T + 1, Q, n, S), a level of zeros first.
+        spread: what `spread_moments` found.
+        weights: (Q, n) of the cells; number: (Q,) their sum.
+        sizes: per piece, K.
+    """
+    pairs = neighbours(means)
+    shared = _shared_moments(group, pairs, weights, spread[1]) if _shares(group) else None
     result = []
-    for piece, width, size, moments in zip(group.pieces, widths, sizes, spread, strict=True):
+    for piece, size, moments in zip(group.pieces, sizes, spread[0], strict=True):
         if piece.picked is not None:
             moments = _picked_moments(piece, shared, size)
         else:
             for kind, steps in each_run(group):
-                moments = moments + _mean_moments(group, smoothed, weights, piece, width, size, kind, steps)
+                moments = moments + _mean_moments(group, pairs[steps], weights, piece, moments.shape[:2], kind, steps)
         counts = piece.count * number[:, None] * times_of(group)[:, None, None]
-        result.append((jnp.arange(size), jnp.zeros(size).at[piece.kept].add(counts), moments))
+        result.append((None, _scattered(counts, piece.kept, size, 0), moments))
     return result
 
 
@@ -55,10 +62,10 @@ def _shares(group: Steps) -> bool:
     return any(piece.picked is not None for piece in group.pieces)
 
 
-def _shared_moments(group: Steps, smoothed: Smoothed, weights: Array, joint: Array) -> Array:
+def _shared_moments(group: Steps, pairs: Array, weights: Array, joint: Array) -> Array:
     """Second moments of the numbers of a step, by kind: (C, Q, 1 + M + 2S, 1 + M + 2S)."""
-    one = jnp.ones((*smoothed.pairs.shape[:3], 1), smoothed.pairs.dtype)
-    numbers = jnp.concatenate([one, group.columns, smoothed.pairs], -1)
+    one = jnp.ones((*pairs.shape[:3], 1), pairs.dtype)
+    numbers = jnp.concatenate([one, group.columns, pairs], -1)
     size, latent = numbers.shape[-1], joint.shape[-1]
     total = jnp.zeros((*joint.shape[:2], size, size), numbers.dtype)
     total = total.at[..., size - latent :, size - latent :].add(joint)
@@ -68,7 +75,7 @@ def _shared_moments(group: Steps, smoothed: Smoothed, weights: Array, joint: Arr
         if kind is not None:
             total = total.at[kind].add(_gram(weighted, own))
         else:
-            total = total.at[group.kind[steps]].add(jnp.einsum("tqna,tqnb->tqab", weighted, own))
+            total = added_at(total, picked(group.kind, steps), jnp.einsum("tqna,tqnb->tqab", weighted, own))
     return total
 
 
@@ -78,21 +85,23 @@ def _picked_moments(piece: StepPiece, shared: Any, size: int) -> Array:
     index, constant = piece.picked.index, piece.picked.constant
     own = jnp.einsum("cqr,cqab->rab", piece.weight, shared)
 
-    def one(own: Array, index: Array, constant: Array) -> Array:
-        parts = own[index[:, :, None, None], index] * constant
-        return parts * constant[:, :, None, None]
-
-    found = jax.vmap(one, (0, 1, 1))(own, index, constant)
+    rows = jnp.arange(own.shape[0])[:, None, None, None, None]
+    index, constant = jnp.moveaxis(index, 1, 0), jnp.moveaxis(constant, 1, 0)
+    left = slice(None), slice(None), slice(None), None, None
+    right = slice(None), None, None
+    found = picked(own, (rows, index[left], index[right])) * constant[left] * constant[right]
     return _scattered(found, piece.picked.kept, size)
 
 
 def _mean_moments(
-    group: Steps, smoothed: Smoothed, weights: Array, piece: StepPiece, width: int, size: int, kind: int | None,
-    steps: Any,
-) -> Array:  # fmt: skip
-    """Second moments of the residual's parts at the means of some steps: (K, 1 + width, D, 1 + width, D)."""
-    pairs = smoothed.pairs[steps]
-    rho: list[Any] = [0.0] * (1 + width)
+    group: Steps, pairs: Array, weights: Array, piece: StepPiece, shape: Sequence[int], kind: int | None, steps: Any
+) -> Array:
+    """Second moments of the residual's parts at the means of some steps: (K, 1 + width, D, 1 + width, D).
+
+    `shape` is (K, 1 + width).
+    """
+    size, parts = shape
+    rho: list[Any] = [0.0] * parts
     for first, a in piece.fixed:
         own = a if a.shape[1] == 1 else a[:, steps]
         for j in range(a.shape[0]):
@@ -101,36 +110,36 @@ def _mean_moments(
         if kind is not None:
             met = jnp.einsum("jqrds,tqns->jtqnrd", a[:, kind], pairs)
         else:
-            met = jnp.einsum("jtqrds,tqns->jtqnrd", a[:, group.kind[steps]], pairs)
+            met = jnp.einsum("jtqrds,tqns->jtqnrd", picked(a, (slice(None), picked(group.kind, steps))), pairs)
         for j in range(a.shape[0]):
             rho[first + j] = rho[first + j] + met[j]
-    dim = _dim(piece)
-    shape = (*pairs.shape[:3], piece.kept.shape[-1], dim)
-    stacked = jnp.stack([jnp.broadcast_to(r, shape) for r in rho])
+    full = (*pairs.shape[:3], piece.kept.shape[-1], _dim(piece))
+    stacked = jnp.stack([jnp.broadcast_to(r, full) for r in rho])
     weighted = stacked * weights[..., None, None]
     if kind is not None:
         found = jnp.einsum("atqnrd,btqnre->qradbe", weighted, stacked)
         return _scattered(found * piece.weight[kind][..., None, None, None, None], piece.kept[kind], size)
-    own = piece.weight[group.kind[steps]]
+    own = picked(piece.weight, picked(group.kind, steps))
     if piece.alike:
         weighted = weighted * own[:, :, None, :, None]
         return jnp.einsum("atqnrd,btqnre->adbe", weighted, stacked)[None]
     found = jnp.einsum("atqnrd,btqnre->tqradbe", weighted, stacked)
-    return _scattered(found * own[..., None, None, None, None], piece.kept[group.kind[steps]], size)
+    return _scattered(found * own[..., None, None, None, None], picked(piece.kept, picked(group.kind, steps)), size)
 
 
 def _dim(piece: StepPiece) -> int:
     return (piece.touching or piece.fixed)[0][1].shape[4 if piece.touching else 5]
 
 
-def _scattered(moments: Array, kept: Array, size: int) -> Array:
-    """Sum (..., 1 + width, D, 1 + width, D) into the kept elements."""
+def _scattered(rows: Array, kept: Array, size: int, ndim: int = 4) -> Array:
+    """Sum rows (..., and `ndim` axes of each) into the kept elements."""
     if size == 1:
-        return jnp.sum(moments, tuple(range(moments.ndim - 4)))[None]
-    return jnp.zeros((size, *moments.shape[-4:]), moments.dtype).at[kept].add(moments)
+        return jnp.sum(rows, tuple(range(rows.ndim - ndim)))[None]
+    zeros = jnp.zeros((size, *rows.shape[rows.ndim - ndim :]), rows.dtype)
+    return added_at(zeros, jnp.broadcast_to(kept, rows.shape[: rows.ndim - ndim]), rows)
 
 
-def _spread_moments(
+def spread_moments(
     group: Steps, factors: Factors, number: Array, widths: Sequence[int], sizes: Sequence[int]
 ) -> tuple[list[Array], Array]:
     """What the posterior covariances add to the second moments of every piece that is not picked, and by kind of step
@@ -148,25 +157,25 @@ def _spread_moments(
             if not places:
                 out.append(total)
                 continue
-            spread = jnp.einsum("jqrds,qsx->jqrdx", table[:, kind], joint)
-            scale = piece.weight[kind] * number[:, None] * times
+            spread = jnp.einsum("jqrds,qsx->jqrdx", picked(table, (slice(None), kind)), joint)
+            scale = picked(piece.weight, kind) * number[:, None] * times
             found = jnp.einsum("aqrdx,bqrex,qr->qradbe", spread, spread, scale)
-            out.append(total + _scattered(found, piece.kept[kind], size))
+            out.append(total + _scattered(found, picked(piece.kept, kind), size))
         return out
 
     def body(carry: Any) -> Any:
         step, root, change, sums, shared = carry
-        index = factors.index[step]
+        index = picked(factors.index, step)
         joint, before = roots(factors, index, root)
-        start = first[step]
+        start = picked(first, step)
         same = start < step
         still, change = standstill(before, root, jnp.where(same, change, jnp.inf))
         jump = same & still
         times = jnp.where(jump, step - start + 1, 1).astype(joint.dtype)
-        sums = added(group.kind[step], joint, times, sums)
+        sums = added(picked(group.kind, step), joint, times, sums)
         if shared.size:
             own = jnp.einsum("qab,qcb,q->qac", joint, joint, number * times)
-            shared = shared.at[group.kind[step]].add(own)
+            shared = added_at(shared, picked(group.kind, step), own)
         return jnp.where(jump, start, step) - 1, before, change, sums, shared
 
     dims = [_dim(piece) for piece in group.pieces]

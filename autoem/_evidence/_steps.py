@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import equinox as eqx
 import jax.numpy as jnp
 
@@ -112,18 +114,6 @@ class Factors(eqx.Module):
     last: Leaf
 
 
-class Smoothed(eqx.Module):
-    """The posterior of a group, as the E-step wants it: factors, and means (T + 1, Q, n, S), a level of zeros first."""
-
-    factors: Factors
-    means: Leaf
-
-    @property
-    def pairs(self) -> Array:
-        """Means of the level before and of the step's own: (T, Q, n, 2S)."""
-        return jnp.concatenate([self.means[:-1], self.means[1:]], -1)
-
-
 class Path(eqx.Module):
     """The posterior of a group, level by level.
 
@@ -150,3 +140,21 @@ class Path(eqx.Module):
         at = row, level, low % width, high % width
         near = jnp.where(after == level, self.covariance[at], self.lagged[at])
         return jnp.where(after - level > 1, jnp.nan, near)
+
+
+def neighbours(means: Array) -> Array:
+    """Means of the level before and of the step's own (T, Q, n, 2S), from those of the levels, zeros first."""
+    return jnp.concatenate([means[:-1], means[1:]], -1)
+
+
+def picked(array: Array, index: Any) -> Array:
+    """`array[index]` for indices that are inside and not negative.
+
+    JAX makes sure of both wherever it indexes; those few operations each were a good part of what had to be compiled.
+    """
+    return jnp.asarray(array).at[index].get(mode="promise_in_bounds", wrap_negative_indices=False)
+
+
+def added_at(array: Array, index: Any, more: Array) -> Array:
+    """`array.at[index].add(more)` for such indices."""
+    return jnp.asarray(array).at[index].add(more, mode="promise_in_bounds", wrap_negative_indices=False)

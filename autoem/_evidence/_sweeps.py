@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from .._types import Array
-from ._steps import Factors, Steps
+from ._steps import Factors, Steps, picked
 
 
 def _eliminate(message: Array, rows: Array) -> tuple[Array, Array]:
@@ -53,8 +53,8 @@ def eliminated(group: Steps, design: Array, room: int) -> tuple[Factors, Array]:
 
     def body(carry: Any) -> Any:
         step, count, message, change, factors = carry
-        kind = group.kind[step]
-        turned, triangle = _eliminate(message, design[kind])
+        kind = picked(group.kind, step)
+        turned, triangle = _eliminate(message, picked(design, kind))
         corner, side, out = triangle[:, :width, :width], triangle[:, :width, width:], triangle[:, width:, width:]
         half = jax.scipy.linalg.solve_triangular(corner, eye)
         passed = turned[:, :, : width + rows]
@@ -65,9 +65,9 @@ def eliminated(group: Steps, design: Array, room: int) -> tuple[Factors, Array]:
         tables = [jax.lax.dynamic_update_index_in_dim(t, a, count, 0) for t, a in zip(tables, found, strict=True)]
         index = factors.index.at[step].set(count.astype(jnp.int32))
         factors = Factors(index, tables[0], tables[1], tables[2], tables[3], out)
-        same = (step > 0) & (kind == group.kind[jnp.maximum(step - 1, 0)])
+        same = (step > 0) & (kind == picked(group.kind, jnp.maximum(step - 1, 0)))
         still, change = standstill(out, message, jnp.where(same, change, jnp.inf))
-        step = jnp.where(same & still, group.stop[step], step) + 1
+        step = jnp.where(same & still, picked(group.stop, step), step) + 1
         return step, count + 1, out, change, factors
 
     blank = Factors(
@@ -88,7 +88,7 @@ def eliminated(group: Steps, design: Array, room: int) -> tuple[Factors, Array]:
 def half_log_det(factors: Factors) -> Array:
     """Half the log determinant of the precision: (Q,)."""
     last = jnp.sum(jnp.log(jnp.abs(jnp.diagonal(factors.last, axis1=-2, axis2=-1))), -1)
-    return jnp.sum(factors.log_det[factors.index], 0) + last
+    return jnp.sum(picked(factors.log_det, factors.index), 0) + last
 
 
 def forward(factors: Factors, data: Array) -> tuple[Array, Array]:
@@ -98,7 +98,7 @@ def forward(factors: Factors, data: Array) -> tuple[Array, Array]:
 
     def step(message: Array, given: Any) -> Any:
         index, own = given
-        out = jnp.einsum("qsr,qnr->qns", factors.forward[index], jnp.concatenate([message, own], -1))
+        out = jnp.einsum("qsr,qnr->qns", picked(factors.forward, index), jnp.concatenate([message, own], -1))
         return out[..., :width], out[..., width:]
 
     return jax.lax.scan(step, start, (factors.index, data))
@@ -111,7 +111,7 @@ def backward(factors: Factors, message: Array, kept: Array) -> Array:
 
     def step(mean: Array, given: Any) -> Any:
         index, own = given
-        before = own - jnp.einsum("qst,qnt->qns", factors.gain[index], mean)
+        before = own - jnp.einsum("qst,qnt->qns", picked(factors.gain, index), mean)
         return before, before
 
     _, means = jax.lax.scan(step, last, (factors.index, kept), reverse=True)
@@ -120,7 +120,7 @@ def backward(factors: Factors, message: Array, kept: Array) -> Array:
 
 def roots(factors: Factors, index: Any, root: Array) -> tuple[Array, Array]:
     """From a root U of a level's covariance: a root of its and the level before's (Q, 2S, 2S), and of that one's."""
-    half, gain = factors.half[index], factors.gain[index]
+    half, gain = picked(factors.half, index), picked(factors.gain, index)
     above = jnp.concatenate([half, -gain @ root], -1)
     joint = jnp.concatenate([above, jnp.concatenate([jnp.zeros_like(root), root], -1)], -2)
     triangle = jnp.linalg.qr(jnp.swapaxes(above, -1, -2), mode="r")

@@ -361,6 +361,9 @@ class Gaussian(eqx.Module):
         count: Any = jnp.zeros((*([math.prod(sizes)] if stacked else []), size))
         moments: Any = jnp.zeros((*count.shape, *((1 + family.width, family.dim) * 2)))
         for kept, n, m in parts:
+            if kept is None:
+                count, moments = count + n, moments + m
+                continue
             at = kept[0] if stacked else kept
             if stacked:
                 count, moments = count.at[:, at].add(n), moments.at[:, at].add(m)

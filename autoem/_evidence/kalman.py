@@ -24,8 +24,8 @@ import jax.numpy as jnp
 
 from .._types import Array
 from ._groups import Terms, combined, row_terms
-from ._step_moments import each_run, step_moments, times_of
-from ._steps import Factors, Path, Smoothed, StepPiece, Steps
+from ._step_moments import each_run, spread_moments, step_moments, times_of
+from ._steps import Factors, Path, StepPiece, Steps, neighbours, picked
 from ._sweeps import backward, eliminated, forward, half_log_det, last_root, roots
 
 _LOG_2PI = math.log(2 * math.pi)
@@ -43,18 +43,18 @@ def e_step(
     group = _as_arrays(group)
     sizes = [terms[piece.factor].phi.shape[0] for piece in group.pieces]
 
-    def found(smoothed: Smoothed, quadratic: Array) -> Any:
-        moments = step_moments(group, smoothed, weights, number, widths, sizes)
-        return quadratic, half_log_det(smoothed.factors), moments
+    def found(factors: Factors) -> Any:
+        return half_log_det(factors), spread_moments(group, factors, number, widths, sizes)
 
-    quadratic, height, moments = _smoothed(group, terms, found)
+    means, quadratic, (height, spread) = _smoothed(group, terms, found)
+    moments = step_moments(group, means, spread, weights, number, sizes)
     return quadratic, _constant(group, terms) - height, moments
 
 
 def evidence(group: Steps, terms: Sequence[Terms]) -> tuple[Array, Array]:
     """The first two of `e_step`."""
     group = _as_arrays(group)
-    quadratic, height = _smoothed(group, terms, lambda s, quadratic: (quadratic, half_log_det(s.factors)))
+    _, quadratic, height = _smoothed(group, terms, half_log_det)
     return quadratic, _constant(group, terms) - height
 
 
@@ -63,27 +63,33 @@ def _as_arrays(group: Steps) -> Steps:
     return jax.tree.map(lambda leaf: leaf if isinstance(leaf, int) else jnp.asarray(leaf), group)
 
 
-def _smoothed(group: Steps, terms: Sequence[Terms], function: Callable[[Smoothed, Array], Any]) -> Any:
-    """A function of the posterior and of the quadratic part of the log evidence (Q, n)."""
+def _smoothed(group: Steps, terms: Sequence[Terms], function: Callable[[Factors], Any]) -> Any:
+    """Means as of `backward`, the quadratic part of the log evidence (Q, n), and a function of the factors.
+
+    What needs the factors is compiled twice where there may be too many of them; all else follows from the means.
+    """
     design, data = _whitened(group, terms)
 
     def after(factors: Factors) -> Any:
-        smoothed = Smoothed(factors, backward(factors, *forward(factors, data)))
-        left = [_misfit(group, smoothed, design, data, kind, steps) for kind, steps in each_run(group)]
-        return function(smoothed, -functools.reduce(jnp.add, left) / 2)
+        return backward(factors, *forward(factors, data)), function(factors)
 
     if group.capacity >= group.length:
-        return after(eliminated(group, design, group.length)[0])
-    factors, enough = eliminated(group, design, group.capacity)
-    return jax.lax.cond(enough, lambda: after(factors), lambda: after(eliminated(group, design, group.length)[0]))
+        means, found = after(eliminated(group, design, group.length)[0])
+    else:
+        factors, enough = eliminated(group, design, group.capacity)
+        means, found = jax.lax.cond(
+            enough, lambda: after(factors), lambda: after(eliminated(group, design, group.length)[0])
+        )
+    left = [_misfit(group, neighbours(means), design, data, kind, steps) for kind, steps in each_run(group)]
+    return means, -functools.reduce(jnp.add, left) / 2, found
 
 
-def _misfit(group: Steps, smoothed: Smoothed, design: Array, data: Array, kind: int | None, steps: Any) -> Array:
+def _misfit(group: Steps, pairs: Array, design: Array, data: Array, kind: int | None, steps: Any) -> Array:
     """Sum of squared whitened residuals at the means: (Q, n)."""
     if kind is not None:
-        met = _times_matrix(smoothed.pairs[steps], design[kind])
+        met = _times_matrix(pairs[steps], design[kind])
     else:
-        met = jnp.einsum("tqrs,tqns->tqnr", design[group.kind[steps]], smoothed.pairs[steps])
+        met = jnp.einsum("tqrs,tqns->tqnr", picked(design, picked(group.kind, steps)), pairs[steps])
     return jnp.einsum("tqnr->qn", (met - data[steps]) ** 2)
 
 
@@ -111,7 +117,7 @@ def solve_steps(group: Steps, terms: Sequence[Terms]) -> Path:
     group = _as_arrays(group)
     design, data = _whitened(group, terms)
     factors, _ = eliminated(group, design, group.length)
-    return _path(Smoothed(factors, backward(factors, *forward(factors, data))))
+    return _path(factors, backward(factors, *forward(factors, data)))
 
 
 def _whitened(group: Steps, terms: Sequence[Terms]) -> tuple[Array, Array]:
@@ -130,11 +136,11 @@ def _whitened(group: Steps, terms: Sequence[Terms]) -> tuple[Array, Array]:
         if own.phi.shape[0] == 1:
             touched = jnp.einsum("ed,cqres->cqrds", root[0], touched)
         else:
-            touched = jnp.einsum("cqred,cqres->cqrds", root[piece.kept], touched)
+            touched = jnp.einsum("cqred,cqres->cqrds", picked(root, piece.kept), touched)
         residual = _residual(group, piece, own.phi, root)
         designs.append((touched * scale[..., None, None]).reshape(*scale.shape[:2], -1, 2 * group.width))
         if piece.picked is None:
-            residual = residual * scale[group.kind][:, :, None, :, None]
+            residual = residual * picked(scale, group.kind)[:, :, None, :, None]
         residual = jnp.broadcast_to(residual, (length, classes, cells, *residual.shape[-2:]))
         data.append(-residual.reshape(length, classes, cells, -1))
     return jnp.concatenate(designs, 2), jnp.concatenate(data, -1)
@@ -144,21 +150,20 @@ def _residual(group: Steps, piece: StepPiece, phi: Array, root: Array) -> Array:
     """Whitened residuals at latents of zero, without their weights (picked pieces hold these): (T, Q, n, R, D)."""
     rows, dim = piece.kept.shape[-1], root.shape[-1]
     if piece.picked is None and phi.shape[0] > 1:
-        kept = piece.kept[group.kind]
+        kept = picked(piece.kept, group.kind)
         spec, whiten = "tqrj,jtqnrd->tqnrd", "tqred,tqnre->tqnrd"
     else:  # nothing to pick for every step
         kept = jnp.zeros(rows, int) if piece.picked is None else piece.picked.kept
         spec, whiten = "rj,jtqnrd->tqnrd", "red,tqnre->tqnrd"
-    own = jnp.zeros((1, 1, 1, rows, dim)) + combined(piece.fixed, phi[kept], spec)
+    own = jnp.zeros((1, 1, 1, rows, dim)) + combined(piece.fixed, picked(phi, kept), spec)
     if dim == 1:
-        scale = root[kept][..., 0]  # (R, 1), or (T, Q, R, 1)
+        scale = picked(root, kept)[..., 0]  # (R, 1), or (T, Q, R, 1)
         return own * (scale if scale.ndim == 2 else scale[:, :, None])
-    return jnp.einsum(whiten, root[kept], own)
+    return jnp.einsum(whiten, picked(root, kept), own)
 
 
-def _path(smoothed: Smoothed) -> Path:
+def _path(factors: Factors, means: Array) -> Path:
     """The posterior level by level."""
-    factors = smoothed.factors
     last = last_root(factors)
 
     def step(root: Array, index: Any) -> Any:
@@ -168,12 +173,12 @@ def _path(smoothed: Smoothed) -> Path:
     _, found = jax.lax.scan(step, last, factors.index, reverse=True)
     found = jnp.moveaxis(jnp.concatenate([found[1:], last[None]]), 0, 1)
     covariance = jnp.einsum("qtij,qtkj->qtik", found, found)
-    half, gain = (jnp.moveaxis(a[factors.index], 0, 1) for a in (factors.half, factors.gain))
+    half, gain = (jnp.moveaxis(picked(a, factors.index), 0, 1) for a in (factors.half, factors.gain))
     half = jnp.concatenate([half[:, 1:], last[:, None]], 1)
     gain = jnp.concatenate([gain[:, 1:], jnp.zeros_like(last[:, None])], 1)
     after = jnp.concatenate([covariance[:, 1:], covariance[:, :1]], 1)
     lagged = -jnp.einsum("qtij,qtjk->qtik", gain, after)
-    mean = jnp.moveaxis(smoothed.means[1:], 0, 2)
+    mean = jnp.moveaxis(means[1:], 0, 2)
     mean = mean.reshape(*mean.shape[:2], -1)
     return Path(mean, half, gain, covariance, lagged, half_log_det(factors))
 

@@ -44,6 +44,7 @@ class Occurrence(eqx.Module):
             argument element; -1 for none. Compact.
         floor: smallest value of the argument that is allowed, or None.
         nearby: absolute deviations are replaced by squares about the current location.
+        each: `index` runs through the elements of the parameter, each once and in order.
     """
 
     entry: int = eqx.field(static=True)
@@ -54,6 +55,7 @@ class Occurrence(eqx.Module):
     index: Array | None
     floor: Array | None
     nearby: bool = eqx.field(static=True, default=False)
+    each: bool = eqx.field(static=True, default=False)
 
     def conditional(self, name: str, complete: CompleteData, params: Params, statistics: Sequence[Any]) -> Any:
         """The conditional of the argument (or value) at the current parameters."""
@@ -114,6 +116,8 @@ class Occurrence(eqx.Module):
         array = jnp.broadcast_to(array, (*shape, *event))
         free = tuple(a for a in range(lead) if index.shape[a] == 1 and shape[a] > 1)
         array = jnp.sum(array, free, keepdims=True)
+        if self.each:
+            return jnp.reshape(array, (size, *event))
         flat = jnp.broadcast_to(index, array.shape[:lead]).reshape(-1)
         target = jnp.zeros((size + 1, *event), array.dtype)
         return target.at[jnp.where(flat < 0, size, flat)].add(jnp.reshape(array, (-1, *event)))[:size]
@@ -166,8 +170,7 @@ class ClosedForm(eqx.Module):
         log, floor, ceiling = jnp.zeros(size), jnp.full(size, _SMALLEST), jnp.full(size, 1 / _SMALLEST**2)
         for occurrence, conditional in found:
             c = jnp.abs(occurrence.coefficient(self.name, complete, params))
-            conditional, c, index = _on_diagonal(conditional, c, occurrence)
-            occurrence = eqx.tree_at(lambda o: o.index, occurrence, index, is_leaf=lambda x: x is None)
+            conditional, c = _on_diagonal(conditional, c)
             log = log + occurrence.pooled(conditional.log * occurrence.power, current)
             exponent = round(conditional.exponent * occurrence.power, 12)
             term = occurrence.pooled(conditional.power * c**conditional.exponent, current)
@@ -280,18 +283,15 @@ def _root(log: Array, b: Array, reverse: Array, e: float) -> tuple[Array, Array]
     return w ** (1 / e), (log == 0) & (b == 0) & (reverse == 0)
 
 
-def _on_diagonal(
-    conditional: Any, c: Array, occurrence: Occurrence | HiddenCounts
-) -> tuple[LogPower, Array, Array | None]:
+def _on_diagonal(conditional: Any, c: Array) -> tuple[LogPower, Array]:
     """A matrix conditional of a diagonal matrix is one scalar conditional per diagonal element."""
     if not isinstance(conditional, InverseMatrix):
-        return conditional, c, occurrence.index
+        return conditional, c
     exponent = {"covariance": -1.0, "precision": 1.0, "cholesky": -2.0}[conditional.form]
     log = {"covariance": -0.5, "precision": 0.5, "cholesky": -1.0}[conditional.form]
     diagonal = jnp.diagonal(conditional.scatter, axis1=-2, axis2=-1)
     count = jnp.broadcast_to(conditional.count[..., None], diagonal.shape)
-    index = occurrence.index
-    return LogPower(log * count, -diagonal / 2, exponent), jnp.diagonal(c, axis1=-2, axis2=-1), index
+    return LogPower(log * count, -diagonal / 2, exponent), jnp.diagonal(c, axis1=-2, axis2=-1)
 
 
 def _clipped(value: Array, lower: Array | None, upper: Array | None) -> Array:
