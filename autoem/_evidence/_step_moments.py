@@ -86,7 +86,8 @@ def _picked_moments(piece: StepPiece, shared: Any, size: int) -> Array:
     own = jnp.einsum("cqr,cqab->rab", piece.weight, shared)
 
     rows = jnp.arange(own.shape[0])[:, None, None, None, None]
-    index, constant = jnp.moveaxis(index, 1, 0), jnp.moveaxis(constant, 1, 0)
+    index, constant = jnp.moveaxis(jnp.asarray(index), 1, 0), jnp.moveaxis(jnp.asarray(constant), 1, 0)
+    index = jnp.where(index < 0, index + own.shape[-1], index)  # those of the levels are counted from the end
     left = slice(None), slice(None), slice(None), None, None
     right = slice(None), None, None
     found = picked(own, (rows, index[left], index[right])) * constant[left] * constant[right]

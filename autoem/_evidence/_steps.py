@@ -152,9 +152,19 @@ def picked(array: Array, index: Any) -> Array:
 
     JAX makes sure of both wherever it indexes; those few operations each were a good part of what had to be compiled.
     """
-    return jnp.asarray(array).at[index].get(mode="promise_in_bounds", wrap_negative_indices=False)
+    return jnp.asarray(array).at[_wide(index)].get(mode="promise_in_bounds", wrap_negative_indices=False)
 
 
 def added_at(array: Array, index: Any, more: Array) -> Array:
     """`array.at[index].add(more)` for such indices."""
-    return jnp.asarray(array).at[index].add(more, mode="promise_in_bounds", wrap_negative_indices=False)
+    return jnp.asarray(array).at[_wide(index)].add(more, mode="promise_in_bounds", wrap_negative_indices=False)
+
+
+def _wide(index: Any) -> Any:
+    """Narrow integers widened: XLA computes positions in their own type, in which these may not fit."""
+    if isinstance(index, tuple):
+        return tuple(_wide(i) for i in index)
+    if isinstance(index, slice | int):
+        return index
+    index = jnp.asarray(index)
+    return index.astype(jnp.int32) if index.dtype.itemsize < 4 else index
