@@ -23,7 +23,7 @@ from numpyro.distributions import biject_to
 
 from ._derivation import Derivation, Machine
 from ._types import Array, Params
-from ._update import FLOORED, INFINITE, NEWTON_LIMIT, NOTHING, UNBOUNDED, Numeric, gradient_and_hessian, is_real, newton
+from ._update import FLOORED, INFINITE, NEWTON_LIMIT, NOTHING, UNBOUNDED, Numeric, is_real, newton
 
 _ROOM = 2**24
 """Most parameters times numbers in the data for which Newton steps are taken on the objective itself."""
@@ -82,7 +82,7 @@ def _objective(machine: Machine, params: Params) -> Array:
 def _polished(
     machine: Machine, params: Params, held: dict[str, Any], constraints: dict[str, Any]
 ) -> tuple[Params, Array]:  # fmt: skip
-    """The objective itself climbed by Newton's method, with some elements held; what one more step promises."""
+    """The objective itself climbed by Newton's method, with some elements held; what the last step promised."""
     start, unravel = ravel_pytree({n: biject_to(c).inv(jnp.asarray(params[n])) for n, c in constraints.items()})
 
     def value(vector: Array) -> Params:
@@ -94,18 +94,9 @@ def _polished(
     def objective(vector: Array) -> Array:
         return machine.objective(value(vector))
 
-    found = newton(objective, jnp.where(finite, start, 0.0), _STEPS)[0]
-    left = jnp.where(finite, _promised(*gradient_and_hessian(objective, found)), jnp.inf)
-    return {n: jnp.where(finite, v, jnp.asarray(params[n])) for n, v in value(found).items()}, left
-
-
-def _promised(gradient: Array, hessian: Array) -> Array:
-    """What a Newton step would gain; infinite where the function is not concave."""
-    values, vectors = jnp.linalg.eigh(-(hessian + hessian.T) / 2)
-    largest = jnp.max(jnp.abs(values))
-    slope = vectors.T @ gradient
-    gain = jnp.sum(slope**2 / jnp.maximum(jnp.abs(values), 1e-10 * largest)) / 2
-    return jnp.where((jnp.min(values) >= -1e-8 * largest) & jnp.isfinite(gain), gain, jnp.inf)
+    found = newton(objective, jnp.where(finite, start, 0.0), _STEPS)
+    left = jnp.where(finite & ~jnp.any(found.blind), found.left, jnp.inf)
+    return {n: jnp.where(finite, v, jnp.asarray(params[n])) for n, v in value(found.point).items()}, left
 
 
 def towards_zero(
@@ -123,7 +114,7 @@ def towards_zero(
 
     Returns:
         Parameters whose objective is higher, or None; whether they are where the objective is highest: Newton steps
-        were taken, and one more promises less than `tol`.
+        were taken, and the last promised less than `tol`.
     """
     now = {n: np.asarray(v) for n, v in params.items()}
     held = {n: np.zeros(v.shape, bool) for n, v in now.items()}

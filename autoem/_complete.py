@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from ._evidence import Factor
-from ._family import AbstractFamily, LinearGaussian
+from ._family import AbstractFamily, LinearGaussian, inner
 from ._links import Program
 from ._types import Array, Params
 
@@ -115,4 +115,4 @@ class CompleteData(eqx.Module):
     def objective(self, params: Params, statistics: Sequence[Any]) -> Array:
         """Q(θ) for given expected statistics, up to a constant."""
         slots = self.slots(params)
-        return sum((jnp.sum(s * t) for s, t in zip(slots, statistics, strict=True)), self.log_prior(params))
+        return sum((jnp.sum(inner(s, t)) for s, t in zip(slots, statistics, strict=True)), self.log_prior(params))

@@ -30,11 +30,8 @@ _PATIENCE = 200
 _SETTLED, _LOST = 1e-6, 1e-9
 """Relative step of the parameters below which so small a relative fall of the objective is rounding."""
 
-_EARLY = 20
-"""The same where a quadrature has many points: there a step costs as much as a Newton step on the objective."""
-
-_MANY = 2**20
-"""Numbers in the tables at all points of the quadratures from which on a step takes tenths of seconds."""
+_EARLY = 6
+"""The same where a latent is integrated numerically: there a step costs as much as a Newton step on the objective."""
 
 
 class Carry(NamedTuple):
@@ -216,7 +213,7 @@ def loop(
     tolerance = np.asarray(1e-8 if tol is None else tol, real)
     histories: list[np.ndarray] = []
     taken: list[np.ndarray] = []
-    slow = again or sum(engine.work for engine, _ in machine.quadratures) > _MANY
+    slow = again or bool(machine.quadratures)
     earlier, patience = params, _EARLY if slow else _PATIENCE
     highest = np.zeros(count, bool)
     with tqdm(total=num_steps, disable=not progress_bar) as bar:

@@ -20,8 +20,24 @@ from ._types import Array, Params
 
 
 @eqx.filter_jit
-def _compared(machine: Machine, params: Params) -> list[Array]:
-    return [engine.compared(*machine.seen(engine, params, at)) for engine, at in machine.quadratures]
+def _compared(machine: Machine, params: Params, rungs: list[tuple[int, ...]]) -> list[Array]:
+    pairs = zip(machine.quadratures, rungs, strict=True)
+    return [engine.compared(*machine.seen(engine, params, at), own) for (engine, at), own in pairs]
+
+
+def _checks(machine: Machine, params: Params) -> list[tuple[Check, float]]:
+    """Per quadrature how its nodes compare with the finest rule, whose log evidence is returned too.
+
+    What is in between is evaluated only where that comparison is not fine: most of the work is there.
+    """
+    engines = [e for e, _ in machine.quadratures]
+    found: list[tuple[Check, float]] = []
+    for rungs in ([(e.rungs[0], e.rungs[-1]) for e in engines], [e.rungs for e in engines]):
+        totals = [np.asarray(t) for t in _compared(machine, params, rungs)]
+        found = [(_check(own, t), float(t[-1])) for own, t in zip(rungs, totals, strict=True)]
+        if all(check.fine for check, _ in found):
+            break
+    return found
 
 
 def _next(engine: Quadrature | Shared) -> int | None:
@@ -61,9 +77,8 @@ def checked(derivation: Derivation, params: Params) -> tuple[Derivation, bool]:
     nodes: dict[str, int] = {}
     checks: dict[str, Check] = {}
     again = False
-    for (engine, _), totals in zip(machine.quadratures, _compared(machine, params), strict=True):
-        check = _check(engine.rungs, np.asarray(totals))
-        further = _next(engine) if engine.dims > 1 and not check.fine and np.isfinite(totals[-1]) else None
+    for (engine, _), (check, finest) in zip(machine.quadratures, _checks(machine, params), strict=True):
+        further = _next(engine) if engine.dims > 1 and not check.fine and np.isfinite(finest) else None
         if isinstance(engine, Shared) and not check.fine and further is None:
             return derivation.apart, True
         checks[engine.axis] = check

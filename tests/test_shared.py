@@ -11,9 +11,9 @@ from numpyro.distributions import constraints
 from scipy import integrate, special, stats
 
 import autoem
-from autoem._boundary import _promised
 from autoem._evidence import Quadrature, Shared
 from autoem._refine import refined
+from autoem._update import newton
 
 KEY = jax.random.key(0)
 RNG = np.random.default_rng(3)
@@ -238,10 +238,15 @@ def test_a_model_of_difficult_items_comes_to_its_end():
     assert_allclose(slope["chi"] * result.params["chi"], 0, atol=1e-3)
 
 
-def test_what_a_newton_step_promises():
-    """Half the squared step for a concave function; nothing is promised where it is not."""
+def test_what_the_last_newton_step_promised():
+    """Nearly nothing where a concave function is highest; nothing is promised where it is not concave."""
     hessian = -jnp.asarray(RNG.normal(size=(3, 3)) @ np.diag([1.0, 2.0, 3.0]))
     hessian = -(hessian @ hessian.T) - jnp.eye(3)
-    gradient = jnp.asarray([0.1, -0.2, 0.3])
-    assert_allclose(_promised(gradient, hessian), -gradient @ np.linalg.solve(hessian, gradient) / 2, rtol=1e-10)
-    assert _promised(gradient, hessian.at[0, 0].set(5.0)) == np.inf
+    top = jnp.asarray([0.1, -0.2, 0.3])
+    single = newton(lambda x: (x - top) @ hessian @ (x - top) / 2, jnp.zeros(3), 1)
+    assert_allclose(single.left, -top @ hessian @ top / 2, rtol=1e-10)
+    found = newton(lambda x: (x - top) @ hessian @ (x - top) / 2, jnp.zeros(3), 10)
+    assert_allclose(found.point, top, rtol=1e-10)
+    assert found.left < 1e-12
+    saddle = newton(lambda x: x[0] ** 2 * jnp.exp(-(x[0] ** 2)) - x[1] ** 2, jnp.asarray([0.0, 0.5]), 10)
+    assert saddle.left == np.inf

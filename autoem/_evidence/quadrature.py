@@ -352,12 +352,12 @@ class Quadrature(eqx.Module):
         upward = [n for n in LADDER[1] if n >= self.nodes]
         return *upward, 2 * upward[-1]
 
-    def compared(self, read: Read, slots: Sequence[Any]) -> Array:
-        """L for every number of nodes in `rungs`, about the same modes."""
+    def compared(self, read: Read, slots: Sequence[Any], rungs: Sequence[int]) -> Array:
+        """L for some numbers of nodes, about the same modes."""
 
         def evidence(state: Any) -> list[Array]:
             placed = self.place(read, state)
-            return [self._weighed(read, *placed, n, state)[-1] for n in self.rungs]
+            return [self._weighed(read, *placed, n, state)[-1] for n in rungs]
 
         return jnp.stack([self._above(slots, tables)[0] for tables in self._for_each_state(evidence)])
 

@@ -232,10 +232,10 @@ class Shared(eqx.Module):
         total, found = engine.expected_statistics(own, None)
         return total, list(found[:-1]), self.values(grid)
 
-    def compared(self, read: Read, slots: Sequence[Any]) -> Array:
-        """L for every number of points in `rungs`, the last on a wider box."""
+    def compared(self, read: Read, slots: Sequence[Any], rungs: Sequence[int]) -> Array:
+        """L for some numbers of points out of `rungs`, the last on a wider box."""
         totals = []
-        for nodes in self.rungs:
+        for nodes in rungs:
             engine, own = self._engine(
                 *self._at(read, self.place(read, nodes, 1.25 if nodes == self.rungs[-1] else 1.0))
             )

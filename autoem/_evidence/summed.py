@@ -20,6 +20,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from .._family import inner
 from .._types import Array, Leaf
 from ._elimination import Step, Table, backtrack, log_sum_exp
 from ._factor import Factor
@@ -104,13 +105,13 @@ class Summed(eqx.Module):
         total: Any = jnp.zeros(self.cells)
         tables: list[Table] = []
         for position, (factor, met, s, value) in enumerate(zip(self.factors, self.met, slots, values, strict=True)):
-            own, s = self._alone(factor, s, value, state)
+            own, alone = self._alone(factor, value, state)
             if position not in self.inside:
                 features, base = own.statistics()
-                table = jnp.sum(s * features, -1) + base[..., 0]
+                table = inner(s, features, alone) + base[..., 0]
                 total = total + self._by_cell(jnp.broadcast_to(table, own.batch_shape), met)
                 continue
-            table, rest = self._table(self.inside.index(position), own, s, met)
+            table, rest = self._table(self.inside.index(position), own, alone(s), met)
             total = total + rest
             tables.append(table)
         if self.discrete is None:
@@ -122,8 +123,10 @@ class Summed(eqx.Module):
         found, steps = self.discrete.reduce(tables, tilt, reduction, finished)
         return total + found, steps
 
-    def _alone(self, factor: Factor, slots: Array, value: Any, state: Any) -> tuple[Factor, Array]:
-        """A site at these continuous values and this state: its only leading axes are latents that are summed out."""
+    def _alone(self, factor: Factor, value: Any, state: Any) -> tuple[Factor, Callable[[Any], Any]]:
+        """A site at these continuous values and this state: its only leading axes are latents that are summed out.
+        And what does the same to its slots.
+        """
         axes = [(a, 0 if n not in self.held else state[self.held.index(n)]) for a, n in enumerate(factor.latents)
                 if n in self.held or (factor.moving and a == 0)]  # fmt: skip
 
@@ -145,7 +148,7 @@ class Summed(eqx.Module):
             weight=alone(factor.weight),
             offset=alone(factor.offset),
         )
-        return own, alone(slots)
+        return own, alone
 
     def _table(self, inside: int, own: Factor, slots: Array, met: Leaf) -> tuple[Table, Any]:
         """A site's table for the elimination, and what its elements without a latent add to their cells."""

@@ -18,6 +18,7 @@ from ._conditional import (
     safe_log as safe_log,
     symmetrise as symmetrise,
 )
+from ._features import inner as inner
 from ._half_line import HalfLine as HalfLine
 from ._kernel import (
     AbstractKernel as AbstractKernel,

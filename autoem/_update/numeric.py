@@ -7,7 +7,7 @@ are few coordinates, L-BFGS (optax) where there are many; a step that would lowe
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -64,7 +64,7 @@ class Numeric(eqx.Module):
             return complete.objective({**params, **value(unravel(vector))}, statistics)
 
         if self.method == "newton":
-            best, blind = newton(objective, finite, self.steps, None if self.blocks is None else self.blocks.array)
+            best, blind, _ = newton(objective, finite, self.steps, None if self.blocks is None else self.blocks.array)
         else:
             best, blind = lbfgs(objective, finite, self.steps)
         bound = jnp.concatenate([jnp.full(jnp.size(start[n]), not is_real(c)) for n, c in
@@ -102,18 +102,31 @@ def gradient_and_hessian(
         point: where (n,).
         blocks: block of every coordinate (n,); None: one block.
     """
+    return _expansion(objective, point, blocks)[1:]
+
+
+def _expansion(
+    objective: Callable[[Array], Array], point: Array, blocks: np.ndarray | None
+) -> tuple[Array, Array, Array]:
+    """The value, and what `gradient_and_hessian` returns."""
     blocks = np.zeros(point.size, int) if blocks is None else blocks
     rank = np.array([int(np.sum(blocks[:i] == b)) for i, b in enumerate(blocks)])
     seeds = (rank == np.arange(rank.max() + 1)[:, None]).astype(point.dtype)
+
+    def slope(x: Array) -> tuple[Array, Array]:
+        value, gradient = jax.value_and_grad(objective)(x)
+        return gradient, value
+
     try:
-        gradient, product = jax.linearize(jax.grad(objective), point)
+        gradient, product, value = jax.linearize(slope, point, has_aux=True)
     except TypeError as error:
         if "custom_vjp" not in str(error):
             raise
         # A function with a backward rule of its own, as `odeint` has, is differentiated backwards twice.
-        return jax.grad(objective)(point), jax.jacrev(jax.jacrev(objective))(point)
+        value, gradient = jax.value_and_grad(objective)(point)
+        return value, gradient, jax.jacrev(jax.jacrev(objective))(point)
     rows = jax.vmap(product)(seeds)
-    return gradient, jnp.where(blocks[:, None] == blocks, rows[rank].T, 0.0)
+    return value, gradient, jnp.where(blocks[:, None] == blocks, rows[rank].T, 0.0)
 
 
 def second_derivative(function: Callable[[Array], Array], point: Array) -> Array:
@@ -121,15 +134,27 @@ def second_derivative(function: Callable[[Array], Array], point: Array) -> Array
     return gradient_and_hessian(function, point)[1]
 
 
+class Climbed(NamedTuple):
+    """Where Newton's ascent ended.
+
+    Attributes:
+        point: the best point met.
+        blind: which derivatives were not finite: along those nothing was moved.
+        left: what the last step promised, at most; infinite where the function was not concave there.
+    """
+
+    point: Array
+    blind: Array
+    left: Array
+
+
 def newton(
     objective: Callable[[Array], Array], start: Array, steps: int, blocks: np.ndarray | None = None
-) -> tuple[Array, Array]:
+) -> Climbed:  # fmt: skip
     """Newton ascent with the Hessian's eigenvalues made negative, and step halving.
 
-    Ends after `steps` steps, or when the predicted increase is below rounding of the objective.
-
-    Returns:
-        Where it ended, and which derivatives were not finite: along those nothing was moved.
+    Ends after `steps` steps, when the predicted increase is below rounding of the objective, or where no step along the
+    direction rises.
     """
     eps = jnp.finfo(start.dtype).eps
 
@@ -143,14 +168,15 @@ def newton(
             size, _, found = carry
             return ~(found >= value) & (size > 1e-10)
 
-        first = (jnp.ones((), start.dtype), point + direction, objective(point + direction))
+        # The full step comes first: nothing is evaluated yet.
+        first = (jnp.full((), 2.0, start.dtype), point, jnp.full_like(value, jnp.nan))
         _, trial, found = jax.lax.while_loop(rejected, shrink, first)
         better = found >= value
-        return jnp.where(better, trial, point), jnp.where(better, found, value)
+        return jnp.where(better, trial, point), better
 
     def step(carry: Any) -> Any:
-        i, point, value, _, _ = carry
-        gradient, hessian = gradient_and_hessian(objective, point, blocks)
+        i, point, *_ = carry
+        value, gradient, hessian = _expansion(objective, point, blocks)
         hessian = jnp.where(jnp.isfinite(hessian), hessian, 0.0)
         values, vectors = jnp.linalg.eigh(-(hessian + hessian.T) / 2)
         steepest = jnp.max(jnp.abs(values))
@@ -160,14 +186,15 @@ def newton(
         slope = jnp.where(jnp.abs(slope) > _noise(value, steepest), slope, 0.0)
         direction = vectors @ (slope / size)
         length = jnp.max(jnp.abs(direction))
+        left = jnp.where(jnp.min(values) >= -1e-8 * steepest, slope @ (slope / size) / 2, jnp.inf)
         direction = direction * jnp.minimum(1.0, 5.0 / jnp.maximum(length, 1e-30))
         gain = slope @ (vectors.T @ direction)
-        point, new = search(point, value, direction)
-        return i + 1, point, new, gain > 10 * eps * jnp.abs(value), ~jnp.isfinite(gradient)
+        point, better = search(point, value, direction)
+        return i + 1, point, (gain > 10 * eps * jnp.abs(value)) & better, ~jnp.isfinite(gradient), left
 
-    carry = (0, start, objective(start), jnp.asarray(True), jnp.zeros(start.shape, bool))
-    _, point, _, _, blind = jax.lax.while_loop(lambda c: (c[0] < steps) & c[3], step, carry)
-    return point, blind
+    carry = (0, start, jnp.asarray(True), jnp.zeros(start.shape, bool), jnp.full((), jnp.inf, start.dtype))
+    _, point, _, blind, left = jax.lax.while_loop(lambda c: (c[0] < steps) & c[2], step, carry)
+    return Climbed(point, blind, left)
 
 
 def lbfgs(objective: Callable[[Array], Array], start: Array, steps: int) -> tuple[Array, Array]:
