@@ -223,6 +223,7 @@ class Group:
         number: (Q,) cells per class.
         valid: (Q, n) which cells (or compressed rows of cells) are there.
         cells: (Q, n) the cell's number; -1 where there is none, or where cells were compressed.
+        arrow: blocks, their width and what is in the border, where cells fall apart without that (see `_borders`).
     """
 
     pieces: tuple[Piece, ...]
@@ -231,6 +232,7 @@ class Group:
     number: np.ndarray
     valid: np.ndarray
     cells: np.ndarray
+    arrow: tuple[int, int, int] | None = None
 
 
 _DENSE = 64
@@ -238,8 +240,9 @@ _DENSE = 64
 
 
 def group_cells(
-    tables: Sequence[Rows], cells: Cells, used: np.ndarray, chosen: np.ndarray, compress: bool
-) -> list[Group]:
+    tables: Sequence[Rows], cells: Cells, used: np.ndarray, chosen: np.ndarray, compress: bool,
+    arrow: tuple[int, int, int] | None = None,
+) -> list[Group]:  # fmt: skip
     """Sort cells into groups of similar size, and within a group into classes.
 
     Args:
@@ -248,6 +251,7 @@ def group_cells(
         used: (elements,) whether any row meets an element; the others carry no density and are left out.
         chosen: (cells,) which cells.
         compress: replace the cells of a class by fewer with the same second moments.
+        arrow: how the chosen cells fall apart (see `Group`).
     """
     count = len(cells.size)
     lengths = [np.bincount(t.cell, minlength=count) for t in tables]
@@ -270,7 +274,7 @@ def group_cells(
             at = start[own][:, None] + np.arange(longest)
             inside = np.arange(longest) < length[own][:, None]
             picked.append((table, order[np.minimum(at, table.size - 1)], inside))
-        groups.append(_group(picked, own, cells, used, compress))
+        groups.append(_group(picked, own, cells, used, compress, arrow))
     return groups
 
 
@@ -285,7 +289,10 @@ def _take(array: np.ndarray, index: np.ndarray, axis: int) -> np.ndarray:
     return np.take(array, index, axis)
 
 
-def _group(picked: Sequence[Any], chosen: np.ndarray, cells: Cells, used: np.ndarray, compress: bool) -> Group:
+def _group(
+    picked: Sequence[Any], chosen: np.ndarray, cells: Cells, used: np.ndarray, compress: bool,
+    arrow: tuple[int, int, int] | None,
+) -> Group:  # fmt: skip
     width = int(cells.size[chosen].max())
     members = np.isin(cells.cell, chosen) & used
     real = np.zeros((len(chosen), width), bool)
@@ -329,10 +336,10 @@ def _group(picked: Sequence[Any], chosen: np.ndarray, cells: Cells, used: np.nda
             a, (*a.shape[:2], len(first), *a.shape[3:])) for n, a in touching.items()}  # fmt: skip
         touch = {n: np.broadcast_to(a, (*a.shape[:3], rows, table.dim, a.shape[-1])) for n, a in touch.items()}
         held: np.ndarray | None = own
-        if width <= _DENSE:
+        if width <= _DENSE and arrow is None:
             touch, held = {n: _dense(a, own, width) for n, a in touch.items()}, None
         pieces.append(Piece(table.position, parts, touch, held, kept[first], weight[first], count[first]))
-    return Group(tuple(pieces), width, real[first], number, valid, numbers)
+    return Group(tuple(pieces), width, real[first], number, valid, numbers, arrow)
 
 
 def _level(slots: np.ndarray) -> np.ndarray:

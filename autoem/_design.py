@@ -209,7 +209,34 @@ def rows_of(
         fixed = {k: a if a.shape[2] == 1 else a[:, :, live] for k, a in fixed.items()}
         touching = {k: a if a.shape[2] == 1 else a[:, :, live] for k, a in touching.items()}
         elements, weight, own, elements_met = elements[live], weight[live], own[live], elements_met[live]
+    elements, touching = _without_zeros(elements, touching)
     return Rows(position, dim, fixed, touching, elements, own, weight, weight, np.zeros(len(own), int), elements_met)
+
+
+def _without_zeros(elements: np.ndarray, touching: dict[str, np.ndarray]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Rows of a sparse design meet only what has a coefficient: fewer elements (n, D, T), if that is half of them.
+
+    A product with an indicator matrix, or two gathers of one latent, are such designs.
+    """
+    count, dim, width = elements.shape
+    rows = max([1, *(a.shape[2] for a in touching.values())])
+    if width < 4 or rows == 1 < count:
+        return elements, touching
+    live = np.zeros((rows, dim, width), bool)
+    for a in touching.values():
+        live |= np.any(a != 0, (0, 1))
+    few = max(1, int(live.sum(-1).max(initial=0)))
+    if 2 * few > width:
+        return elements, touching
+    at = np.argsort(~live, -1, kind="stable")[..., :few]
+    there = np.take_along_axis(live, at, -1)
+    elements = np.where(there, np.take_along_axis(np.broadcast_to(elements, live.shape), at, -1), -1)
+
+    def taken(a: np.ndarray) -> np.ndarray:
+        wide = np.broadcast_to(a, (*a.shape[:2], *live.shape))
+        return np.take_along_axis(wide, np.broadcast_to(at, (*a.shape[:2], *at.shape)), -1)
+
+    return elements, {n: taken(a) for n, a in touching.items()}
 
 
 def _plain(weight: np.ndarray, ndim: int) -> np.ndarray:

@@ -12,10 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from . import _cells
+from ._borders import Borders, find_borders
 from ._cells import Cells, Rows, compress_rows, find_cells, group_cells
 from ._copies import fewer, find_copies
 from ._design import Design, rows_of
-from ._evidence import Factor, Gaussian, Group, Picked, Piece, Place, StepPiece, Steps
+from ._evidence import Arrow, Factor, Gaussian, Group, Picked, Piece, Place, StepPiece, Steps
 from ._laid import Laid
 from ._levels import Levels, find_levels
 from ._links import Coordinates
@@ -70,7 +71,7 @@ class _Arranged:
         states: (name, values) of the discrete latents.
         tables: rows of every site whose cells are factorised densely, compressed.
         before: their numbers before that.
-        cells, levels: the partition.
+        cells, levels, borders: the partition.
         used: (elements,) whether a row meets them.
         steps: cells in levels.
         met: per discrete latent, the element that each cell meets.
@@ -82,6 +83,7 @@ class _Arranged:
     before: list[int]
     cells: Cells
     levels: Levels
+    borders: Borders
     used: np.ndarray
     steps: list[StepGroup]
     met: dict[str, np.ndarray]
@@ -92,8 +94,13 @@ class _Arranged:
         return self.levels.count == 0
 
     def grouped(self, compress: bool) -> list[_cells.Group]:
-        """Those cells, by size and class."""
-        return group_cells(self.tables, self.cells, self.used, self.dense, compress)
+        """Those cells, by size and class; those with a border last."""
+        plain = self.dense & ~self.borders.found
+        groups = group_cells(self.tables, self.cells, self.used, plain, compress)
+        for shape in np.unique(self.borders.shape[self.borders.found], axis=0):
+            chosen = np.all(self.borders.shape == shape, 1)
+            groups += group_cells(self.tables, self.cells, self.used, chosen, compress, tuple(shape.tolist()))
+        return groups
 
 
 def _offsets(shapes: Mapping[str, tuple[int, ...]]) -> tuple[dict[str, int], dict[str, int]]:
@@ -115,8 +122,11 @@ def _arranged(
     met = [_met(t) for t in tables]
     cells = find_cells(met, total)
     levels = find_levels(met, cells)
+    latents = np.repeat(np.arange(len(sizes)), list(sizes.values()))
+    borders = find_borders(met, cells, latents, (levels.count == 0) & (not states))
+    cells = replace(cells, slot=borders.slot, size=np.where(borders.found, borders.size, cells.size))
     tables, cells = _assign(tables, cells)
-    levels = levels.extended(len(cells.size))
+    levels, borders = levels.extended(len(cells.size)), borders.extended(len(cells.size))
     states_met = _cell_states(tables, cells, discrete, list(shapes))
     if states_met:
         tables, cells, states_met, order = _ordered(tables, cells, states_met)
@@ -127,16 +137,18 @@ def _arranged(
     steps = group_steps(split(tables, levels)[1], cells, levels)
     if steps is None:
         steps, levels = [], levels.none()
-    largest = int(cells.size[levels.count == 0].max(initial=0))
+    dense = np.where(borders.found, borders.shape[:, 2], cells.size)
+    largest = int(dense[levels.count == 0].max(initial=0))
     if largest > _LARGEST:
         raise Refusal(
-            f"{largest} elements of the latents {', '.join(map(repr, shapes))} are coupled with each other, and not "
-            f"along a chain of few elements a step; autoem factorises at most {_LARGEST} densely."
+            f"{largest} elements of the latents {', '.join(map(repr, shapes))} are coupled with each other, neither "
+            "along a chain of few elements a step nor through a few of them only; autoem factorises at most "
+            f"{_LARGEST} densely."
         )
     tables = split(tables, levels)[0]
     before = [t.size for t in tables]
     tables = [compress_rows(t) for t in tables]
-    return _Arranged(shapes, tuple(states), tables, before, cells, levels, used, steps, states_met)
+    return _Arranged(shapes, tuple(states), tables, before, cells, levels, borders, used, steps, states_met)
 
 
 def _in_full(
@@ -268,7 +280,11 @@ def _module(group: _cells.Group, designs: Sequence[Design], kept: Sequence[tuple
             )
         )
     return Group(
-        tuple(pieces), np.asarray(group.real, real), np.asarray(group.number, real), np.asarray(group.valid, real)
+        tuple(pieces),
+        np.asarray(group.real, real),
+        np.asarray(group.number, real),
+        np.asarray(group.valid, real),
+        None if group.arrow is None else Arrow(*group.arrow),
     )
 
 
@@ -378,10 +394,13 @@ def _notes(
     designs: Sequence[Design], block: _Arranged, full: Sequence[_cells.Group], fast: Sequence[_cells.Group]
 ) -> tuple[str, ...]:
     """Of the cells that are factorised densely."""
-    cells = block.cells.size[block.dense]
+    cells = np.bincount(block.cells.cell, minlength=len(block.cells.size))[block.dense]
     if not len(cells):
         return ()
     notes = [_sizes(len(cells), int(cells.max(initial=0)), full)]
+    notes += [f"{blocks} blocks of at most {width} elements meet each other through {border} others only: they are "
+              f"eliminated first, and {border} elements are left to factorise densely"
+              for blocks, width, border in dict.fromkeys(g.arrow for g in full if g.arrow is not None)]  # fmt: skip
     for design, table, rows in zip(designs, block.tables, block.before, strict=True):
         if table.size < rows:
             notes.append(

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 
-from ._evidence import Gaussian, Mixed, Path, Solution, Steps
+from ._evidence import Gaussian, Mixed, Path, Posterior, Solution, Steps
 from ._sites import Site
 from ._types import Array, Key
 
@@ -21,8 +21,8 @@ _JOINT = 64
 def event_width(site: Site, shape: tuple[int, ...], engine: Gaussian) -> int:
     """How many trailing elements of a latent are reported jointly: its event, if that is one short axis.
 
-    Elements by themselves where discrete latents have a state for each, and where a chain separates them so far that
-    their covariance is not held.
+    Elements by themselves where discrete latents have a state for each, and where their covariance is not held: far
+    apart in a chain, or in several of the blocks that a border couples.
     """
     if site.event_ndim + site.hidden != 1 or not 1 < shape[-1] <= _JOINT:
         return 1
@@ -33,16 +33,18 @@ def event_width(site: Site, shape: tuple[int, ...], engine: Gaussian) -> int:
     for i, held in enumerate(engine.groups):
         if isinstance(held, Steps):
             level = np.where(group == i, slot // held.width, level)
+        elif held.arrow is not None:
+            apart = np.any((slot < held.arrow.inner) & (slot // held.arrow.width != slot[:, :1] // held.arrow.width), 1)
+            level[:, 0] = np.where((group[:, 0] == i) & apart, -2, level[:, 0])
     near = bool(np.all(np.ptp(level, 1) <= 1))
     return shape[-1] if near and (together or not engine.latents) else 1
 
 
-def gaussian_moments(engine: Gaussian, name: str, solved: Sequence[Solution | Path], width: int) -> tuple[Array, Array]:
+def gaussian_moments(engine: Gaussian, name: str, solved: Sequence[Posterior], width: int) -> tuple[Array, Array]:
     """Means (L, elements) and covariances (L, runs, width, width) of one latent, for every joint discrete state."""
     place = engine.places[name]
     mean = jax.vmap(lambda s: place.pick([g.mean for g in s]))(solved)
-    parts = [g if isinstance(g, Path) else g.covariance for g in solved]
-    covariance = jax.vmap(lambda s: place.pick_pairs(s, width))(parts)
+    covariance = jax.vmap(lambda s: place.pick_pairs(s, width))(solved)
     return mean, covariance
 
 
@@ -125,12 +127,10 @@ def gaussian_draw(
     return states | {n: p.pick(draws) for n, p in engine.places.items()}, density
 
 
-def _chosen(
-    evidence: Mixed[Gaussian], states: dict[str, Array], solved: Sequence[Solution | Path]
-) -> list[Solution | Path]:
+def _chosen(evidence: Mixed[Gaussian], states: dict[str, Array], solved: Sequence[Posterior]) -> list[Posterior]:
     """Every cell's solution at its discrete state. Classes are split into cells: each has a covariance of its own."""
     joint = evidence.joint_state(states)
-    result: list[Solution | Path] = []
+    result: list[Posterior] = []
     for solution, cells in zip(solved, evidence.continuous.cells, strict=True):
         state = joint[jnp.maximum(cells, 0)]  # (Q, n)
         mean = jnp.take_along_axis(solution.mean, state[None, :, :, None], 0)[0]
@@ -139,6 +139,7 @@ def _chosen(
             names = ("half", "gain", "covariance", "lagged", "height")
             result.append(Path(mean=mean, **{n: getattr(solution, n)[state, classes] for n in names}))
             continue
+        assert isinstance(solution, Solution)  # no borders where there are discrete latents
         root, covariance = solution.root[state, classes], solution.covariance[state, classes]
         result.append(Solution(mean, root, covariance))
     return result

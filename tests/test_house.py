@@ -46,6 +46,7 @@ LAYERS = (
     "_conjugacy",
     "_factors",
     "_levels",
+    "_borders",
     "_steps",
     "_laid",
     "_gaussian",

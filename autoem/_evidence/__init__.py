@@ -1,5 +1,6 @@
 """E-step engines, one per file: a way to compute the log evidence L; expected statistics are its gradient."""
 
+from ._arrow import Arrow as Arrow
 from ._chain_tables import Chained as Chained, ChainShape as ChainShape
 from ._elimination import Step as Step, Table as Table, Variable as Variable
 from ._factor import Factor as Factor, over_states as over_states
@@ -14,7 +15,7 @@ from .enumerate import (
     chunk_for as chunk_for,
     independent_dimensions as independent_dimensions,
 )
-from .gaussian import Gaussian as Gaussian
+from .gaussian import Gaussian as Gaussian, Posterior as Posterior
 from .mixed import Mixed as Mixed
 from .monte_carlo import (
     FEW as FEW,

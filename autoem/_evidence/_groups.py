@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 
 from .._types import Array, Leaf
-from ._steps import Path, picked
+from ._arrow import Arrow
+from ._steps import picked
 
 
 class Piece(eqx.Module):
@@ -44,12 +46,14 @@ class Group(eqx.Module):
         real: (Q, S) which slots hold an element.
         number: (Q,) cells per class.
         valid: (Q, n) 1 where there is a cell (or a compressed row of cells).
+        arrow: where the precision is one, its shape; else it is dense.
     """
 
     pieces: tuple[Piece, ...]
     real: Leaf
     number: Leaf
     valid: Leaf
+    arrow: Arrow | None = None
 
 
 class Terms(eqx.Module):
@@ -91,6 +95,19 @@ class Solution(eqx.Module):
     root: Leaf
     covariance: Leaf
 
+    def between(self, row: Any, first: Array, second: Array) -> Array:
+        """Covariances of slots, by class."""
+        return self.covariance[row, first, second]
+
+    def drawn(self, noise: Array) -> Array:
+        """A draw from standard normal noise, both (Q, n, S)."""
+        root = self.root if self.root.ndim == 4 else self.root[:, None]
+        step = noise[..., None]
+        if noise.shape[-1]:
+            full = jnp.broadcast_to(root, (*noise.shape, noise.shape[-1]))
+            step = jax.scipy.linalg.solve_triangular(full, step, lower=True, trans=1)
+        return self.mean + step[..., 0]
+
     @property
     def height(self) -> Array:
         """Half the log determinant of the precision."""
@@ -125,24 +142,20 @@ class Place(eqx.Module):
             out = jnp.where((self.group == index) & self.used, own, out)
         return out
 
-    def pick_pairs(self, arrays: Sequence[Any], width: int) -> Array:
+    def pick_pairs(self, solutions: Sequence[Any], width: int) -> Array:
         """Covariances within runs of `width` elements, zero between cells: (runs, width, width).
 
         Args:
-            arrays: per group, (Q, S, S) or a `Path`.
+            solutions: per group.
             width: of a run.
         """
         slot, row, group, number = (jnp.reshape(a, (-1, width)) for a in (self.slot, self.row, self.group, self.number))
         out = jnp.full((*slot.shape, width), jnp.nan)
-        for index, array in enumerate(arrays):
-            size = (array.mean if isinstance(array, Path) else array).shape[-1]
+        for index, solution in enumerate(solutions):
+            classes, _, size = solution.mean.shape
             if not size:
                 continue
-            at = jnp.minimum(slot, size - 1)
-            if isinstance(array, Path):
-                row_at = jnp.minimum(row, array.mean.shape[0] - 1)[..., None]
-                own = array.between(row_at, at[:, :, None], at[:, None, :])
-            else:
-                own = array[jnp.minimum(row, array.shape[0] - 1)[..., None], at[:, :, None], at[:, None, :]]
+            at, row_at = jnp.minimum(slot, size - 1), jnp.minimum(row, classes - 1)[..., None]
+            own = solution.between(row_at, at[:, :, None], at[:, None, :])
             out = jnp.where((group == index)[..., None], own, out)
         return jnp.where(number[:, :, None] == number[:, None, :], out, 0.0)

@@ -12,151 +12,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from .._types import Array, Arrays, Leaf
+from ._arrow import ArrowSolution
 from ._factor import Factor, over_states
 from ._fisher import by_fisher, tabled_by_fisher
-from ._groups import Group, Piece, Place, Solution, Terms, combined, row_terms
+from ._groups import Group, Place, Solution, Terms
+from ._information import moments, solve
 from ._steps import Path, Steps
 from .kalman import draw_path, e_step, evidence, solve_steps
 
 _LOG_2PI = math.log(2 * math.pi)
 
-
-def _design(piece: Piece, phi: Array) -> Array:
-    """J (Q, R, D, T)."""
-    if not piece.touching:
-        return jnp.zeros((*piece.kept.shape, 1, 1))
-    return combined(piece.touching, phi, "qrj,jqrdt->qrdt")
-
-
-def _residual(piece: Piece, phi: Array) -> Array:
-    """r₀ (Q, n, R, D)."""
-    return combined(piece.fixed, phi, "qrj,jqnrd->qnrd")
-
-
-def _meet(piece: Piece, design: Array, mean: Array) -> Array:
-    """J z for z (Q, n, S): (Q, n, R, D); also for a design with leading axes."""
-    if piece.slots is None:
-        return jnp.einsum("...qrds,qns->...qnrd", design, mean)
-    picked = jax.vmap(lambda z, s: z[:, s])(mean, jnp.maximum(piece.slots, 0))
-    return jnp.einsum("...qrdt,qnrdt->...qnrd", design, picked)
-
-
-def _normal_equations(piece: Piece, design: Array, precision: Array, residual: Array, width: int) -> tuple[Any, Any]:
-    """J' P J (Q, S, S) and -J' P r₀ (Q, n, S)."""
-    weighted = jnp.einsum("qrde,qret->qrdt", precision, design)
-    if piece.slots is None:
-        right = -jnp.einsum("qnrd,qrds->qns", residual, weighted)
-        return jnp.einsum("qrds,qrdt->qst", design, weighted), right
-    classes, rows, dim, touched = design.shape
-    slots = jnp.where(piece.slots < 0, width, piece.slots).reshape(classes, rows, -1)
-    pairs = jnp.einsum("qrdt,qrde,qreu->qrdteu", design, precision, design)
-    pairs = pairs.reshape(classes, rows, dim * touched, dim * touched)
-    at = jnp.arange(classes)[:, None, None, None]
-    matrix = jnp.zeros((classes, width + 1, width + 1), pairs.dtype)
-    matrix = matrix.at[at, slots[..., :, None], slots[..., None, :]].add(pairs)[:, :width, :width]
-    terms = -jnp.einsum("qnrd,qrdt->qnrdt", residual, weighted)
-    cells = terms.shape[1]
-    right = jnp.zeros((classes, cells, width + 1), terms.dtype)
-    right = right.at[at, jnp.arange(cells)[:, None, None], slots[:, None]].add(terms.reshape(classes, cells, rows, -1))
-    return matrix, right[..., :width]
-
-
-def _solve(group: Group, terms: Sequence[Terms]) -> tuple[Solution, Array, Array, list[Any]]:
-    """Posterior, log evidence of every cell's data (Q, n), log normalisers (Q,), and what the statistics need."""
-    width = group.real.shape[-1]
-    matrix: Any = jnp.zeros((group.real.shape[0], width, width))
-    right: Any = jnp.zeros((*group.valid.shape, width))
-    rows, constant = [], jnp.sum(group.real, -1) * (_LOG_2PI / 2)
-    for piece in group.pieces:
-        phi, precision, log_det = row_terms(piece, terms)
-        design, residual = _design(piece, phi), _residual(piece, phi)
-        rows.append((phi, precision, design, residual))
-        constant = constant - jnp.sum(piece.count * (precision.shape[-1] * _LOG_2PI + log_det), -1) / 2
-        if piece.touching:
-            a, b = _normal_equations(piece, design, precision, residual, width)
-            matrix, right = matrix + a, right + b
-    eye = jnp.eye(width, dtype=matrix.dtype)
-    matrix = matrix + eye * (1 - group.real[:, None, :])  # a slot without an element is a standard normal by itself
-    root, covariance, log_det = _factorise(matrix)
-    mean = jnp.einsum("qns,qst->qnt", right, covariance)
-    # One step of refinement: A⁻¹ in hand is only as good as A's condition.
-    mean = mean + jnp.einsum(
-        "qns,qst->qnt",
-        right - jnp.einsum("qns,qst->qnt", mean, matrix + eye * (1 - group.real[:, None, :])),
-        covariance,
-    )
-    quadratic: Any = jnp.zeros(group.valid.shape)
-    for piece, (_, precision, design, residual) in zip(group.pieces, rows, strict=True):
-        left = residual + _meet(piece, design, mean) if piece.touching else residual
-        quadratic = quadratic - jnp.einsum("qnrd,qrde,qnre->qn", left, precision, left) / 2
-    return Solution(mean, root, covariance), quadratic, constant - log_det / 2, rows
-
-
-def _factorise(matrix: Array) -> tuple[Array, Array, Array]:
-    """Lower Cholesky factors, inverses and log determinants of (Q, S, S) matrices."""
-    width = matrix.shape[-1]
-    if width == 0:
-        return matrix, matrix, jnp.zeros(matrix.shape[:1])
-    if width == 1:
-        return jnp.sqrt(matrix), 1 / matrix, jnp.log(matrix[..., 0, 0])
-    root = jnp.linalg.cholesky(matrix)
-    eye = jnp.broadcast_to(jnp.eye(width, dtype=matrix.dtype), matrix.shape)
-    half = jax.scipy.linalg.solve_triangular(root, eye, lower=True)
-    log_det = 2 * jnp.sum(jnp.log(jnp.diagonal(root, axis1=-2, axis2=-1)), -1)
-    return root, jnp.einsum("qsi,qsj->qij", half, half), log_det
-
-
-def _moments(group: Group, solution: Solution, weights: Array, number: Array, family: Any, piece: Piece) -> Any:
-    """(kept (Q·R,), count, moments) of one site's rows. `weights` (Q, n) of the cells, `number` (Q,) their sum."""
-    width = 1 + family.width
-    mean, covariance = solution.mean, solution.covariance
-    rho: list[Any] = [0.0] * width
-    for first, a in piece.fixed:
-        for j in range(a.shape[0]):
-            rho[first + j] = rho[first + j] + a[j]
-    spread: dict[int, Any] = {}
-    for first, a in piece.touching:
-        met = _meet(piece, a, mean)
-        for j in range(a.shape[0]):
-            rho[first + j] = rho[first + j] + met[j]
-            spread[first + j] = spread.get(first + j, 0.0) + a[j]
-    shape = (*group.valid.shape, *piece.kept.shape[1:], family.dim)
-    stacked = jnp.stack([jnp.broadcast_to(r, shape) for r in rho])
-    weighted = stacked * weights[..., None, None] * piece.weight[:, None, :, None]
-    out = "adbe" if piece.alike else "qradbe"
-    moments = jnp.einsum(f"aqnrd,bqnre->{out}", weighted, stacked)
-    if spread:
-        at = np.asarray(sorted(spread))
-        touching = jnp.stack([spread[j] for j in at])
-        scaled = touching * (number[:, None] * piece.weight)[:, :, None, None]
-        if piece.slots is None:
-            extra = jnp.einsum(f"aqrds,qst,bqret->{out}", scaled, covariance, touching)
-        else:
-            extra = _sparse_spread(piece, scaled, touching, covariance, out)
-        index = np.ix_(at, np.arange(family.dim), at, np.arange(family.dim))
-        moments = moments.at[index if piece.alike else (slice(None), slice(None), *index)].add(extra)
-    count = piece.count * number[:, None]
-    if piece.alike:
-        return jnp.zeros(1, int), jnp.sum(count)[None], moments[None]
-    return piece.kept.reshape(-1), count.reshape(-1), moments.reshape(-1, *moments.shape[2:])
-
-
-def _sparse_spread(piece: Piece, scaled: Array, touching: Array, covariance: Array, out: str) -> Array:
-    slots = jnp.maximum(piece.slots, 0)  # type: ignore[arg-type]
-    classes, rows, dim, touched = slots.shape
-    flat = slots.reshape(classes, rows, dim * touched)
-    block = jax.vmap(lambda v, s: v[s[:, :, None], s[:, None, :]])(covariance, flat)
-    block = block.reshape(classes, rows, dim, touched, dim, touched)
-    live = (piece.slots >= 0) * 1.0  # type: ignore[operator]
-    return jnp.einsum(f"aqrdt,qrdt,qrdteu,qreu,bqreu->{out}", scaled, live, block, live, touching)
+Posterior: TypeAlias = Solution | ArrowSolution | Path
+"""Of a group's cells."""
 
 
 class Gaussian(eqx.Module):
@@ -251,20 +125,20 @@ class Gaussian(eqx.Module):
         families: list[Any] = [self.factors[p.factor].family for p in group.pieces]
         if isinstance(group, Steps):
             return e_step(group, terms, weights, number, [f.width for f in families])
-        solution, quadratic, constant, _ = _solve(group, terms)
-        moments = [_moments(group, solution, weights, number, f, p)
-                   for f, p in zip(families, group.pieces, strict=True)]  # fmt: skip
-        return quadratic, constant, moments
+        solution, quadratic, constant = solve(group, terms)
+        found = [moments(group, solution, weights, number, f, p)
+                 for f, p in zip(families, group.pieces, strict=True)]  # fmt: skip
+        return quadratic, constant, found
 
     def _slots(self, arguments: Sequence[Arrays]) -> list[Array]:
         return [f.slots(dict(a)) for f, a in zip(self.factors, arguments, strict=True)]
 
-    def solve(self, arguments: Sequence[Arrays]) -> list[Solution | Path]:
+    def solve(self, arguments: Sequence[Arrays]) -> list[Posterior]:
         """The posterior of every group; with discrete latents, for each of their joint states (leading axis L)."""
         terms = self._terms(arguments)[0]
 
-        def solved(group: Group | Steps, own: Sequence[Terms]) -> Solution | Path:
-            return solve_steps(group, own) if isinstance(group, Steps) else _solve(group, own)[0]
+        def solved(group: Group | Steps, own: Sequence[Terms]) -> Posterior:
+            return solve_steps(group, own) if isinstance(group, Steps) else solve(group, own)[0]
 
         return [self._each(solved, group, terms) for group in self.groups]
 
@@ -314,7 +188,7 @@ class Gaussian(eqx.Module):
                 found[piece.factor].append(part)
         return [self._collected(i, found[i], shapes[i]) for i in range(len(self.factors))]
 
-    def draw(self, key: Array, solutions: Sequence[Solution | Path]) -> tuple[list[Array], list[Array]]:
+    def draw(self, key: Array, solutions: Sequence[Posterior]) -> tuple[list[Array], list[Array]]:
         """One draw per group (Q, n, S) from solutions without a state axis, and its log densities (Q, n)."""
         draws, densities = [], []
         for index, (group, solution) in enumerate(zip(self.groups, solutions, strict=True)):
@@ -326,7 +200,7 @@ class Gaussian(eqx.Module):
             noise = noise * real
             # The factor of a class, or (after a choice of discrete states) of every cell.
             height = solution.height if solution.height.ndim == 2 else solution.height[:, None]
-            draws.append(draw_path(solution, noise) if isinstance(solution, Path) else _drawn(solution, noise))
+            draws.append(draw_path(solution, noise) if isinstance(solution, Path) else solution.drawn(noise))
             densities.append(height - jnp.sum(noise**2 + _LOG_2PI * real, -1) / 2)
         return draws, densities
 
@@ -415,18 +289,7 @@ def _evidence(group: Group | Steps, terms: Sequence[Terms]) -> tuple[Array, Arra
     """Log evidence of the cells' data (Q, n) and log normalisers (Q,)."""
     if isinstance(group, Steps):
         return evidence(group, terms)
-    _, quadratic, constant, _ = _solve(group, terms)
-    return quadratic, constant
-
-
-def _drawn(solution: Solution, noise: Array) -> Array:
-    """A draw from standard normal noise, both (Q, n, S)."""
-    root = solution.root if solution.root.ndim == 4 else solution.root[:, None]
-    step = noise[..., None]
-    if noise.shape[-1]:
-        full = jnp.broadcast_to(root, (*noise.shape, noise.shape[-1]))
-        step = jax.scipy.linalg.solve_triangular(full, step, lower=True, trans=1)
-    return solution.mean + step[..., 0]
+    return solve(group, terms)[1:]
 
 
 def _first(terms: Terms) -> Terms:

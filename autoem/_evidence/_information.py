@@ -1,0 +1,160 @@
+"""One group of Gaussian cells in information form: normal equations, posterior, and expected second moments."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .._types import Array
+from ._arrow import Arrow, ArrowSolution, arrow_posterior
+from ._groups import Group, Piece, Solution, Terms, combined, row_terms
+
+_LOG_2PI = math.log(2 * math.pi)
+
+
+def _design(piece: Piece, phi: Array) -> Array:
+    """J (Q, R, D, T)."""
+    if not piece.touching:
+        return jnp.zeros((*piece.kept.shape, 1, 1))
+    return combined(piece.touching, phi, "qrj,jqrdt->qrdt")
+
+
+def _residual(piece: Piece, phi: Array) -> Array:
+    """r₀ (Q, n, R, D)."""
+    return combined(piece.fixed, phi, "qrj,jqnrd->qnrd")
+
+
+def _meet(piece: Piece, design: Array, mean: Array) -> Array:
+    """J z for z (Q, n, S): (Q, n, R, D); also for a design with leading axes."""
+    if piece.slots is None:
+        return jnp.einsum("...qrds,qns->...qnrd", design, mean)
+    picked = jax.vmap(lambda z, s: z[:, s])(mean, jnp.maximum(piece.slots, 0))
+    return jnp.einsum("...qrdt,qnrdt->...qnrd", design, picked)
+
+
+def _normal_equations(
+    piece: Piece, design: Array, precision: Array, residual: Array, width: int, arrow: Arrow | None
+) -> tuple[Any, Any]:
+    """J' P J (Q, S, S), or an arrow's numbers (Q, size), and -J' P r₀ (Q, n, S)."""
+    weighted = jnp.einsum("qrde,qret->qrdt", precision, design)
+    if piece.slots is None:
+        right = -jnp.einsum("qnrd,qrds->qns", residual, weighted)
+        return jnp.einsum("qrds,qrdt->qst", design, weighted), right
+    classes, rows, dim, touched = design.shape
+    slots = jnp.where(piece.slots < 0, width, piece.slots).reshape(classes, rows, -1)
+    pairs = jnp.einsum("qrdt,qrde,qreu->qrdteu", design, precision, design)
+    pairs = pairs.reshape(classes, rows, dim * touched, dim * touched)
+    at = jnp.arange(classes)[:, None, None, None]
+    if arrow is None:
+        matrix = jnp.zeros((classes, width + 1, width + 1), pairs.dtype)
+        matrix = matrix.at[at, slots[..., :, None], slots[..., None, :]].add(pairs)[:, :width, :width]
+    else:
+        matrix = arrow.gathered(pairs, piece.slots.reshape(slots.shape))
+    terms = -jnp.einsum("qnrd,qrdt->qnrdt", residual, weighted)
+    cells = terms.shape[1]
+    right = jnp.zeros((classes, cells, width + 1), terms.dtype)
+    right = right.at[at, jnp.arange(cells)[:, None, None], slots[:, None]].add(terms.reshape(classes, cells, rows, -1))
+    return matrix, right[..., :width]
+
+
+def solve(group: Group, terms: Sequence[Terms]) -> tuple[Solution | ArrowSolution, Array, Array]:
+    """Posterior, log evidence of every cell's data (Q, n), and log normalisers (Q,)."""
+    width = group.real.shape[-1]
+    matrix: Any = jnp.zeros(())
+    right: Any = jnp.zeros((*group.valid.shape, width))
+    rows, constant = [], jnp.sum(group.real, -1) * (_LOG_2PI / 2)
+    for piece in group.pieces:
+        phi, precision, log_det = row_terms(piece, terms)
+        design, residual = _design(piece, phi), _residual(piece, phi)
+        rows.append((precision, design, residual))
+        constant = constant - jnp.sum(piece.count * (precision.shape[-1] * _LOG_2PI + log_det), -1) / 2
+        if piece.touching:
+            a, b = _normal_equations(piece, design, precision, residual, width, group.arrow)
+            matrix, right = matrix + a, right + b
+    alone = 1 - group.real  # a slot without an element is a standard normal by itself
+    if group.arrow is None:
+        solution, log_det = _posterior(matrix + jnp.eye(width, dtype=right.dtype) * alone[:, None, :], right)
+    else:
+        solution, log_det = arrow_posterior(group.arrow, matrix + group.arrow.diagonal(jnp.asarray(alone)), right)
+    quadratic: Any = jnp.zeros(group.valid.shape)
+    for piece, (precision, design, residual) in zip(group.pieces, rows, strict=True):
+        left = residual + _meet(piece, design, solution.mean) if piece.touching else residual
+        quadratic = quadratic - jnp.einsum("qnrd,qrde,qnre->qn", left, precision, left) / 2
+    return solution, quadratic, constant - log_det / 2
+
+
+def _posterior(matrix: Array, right: Array) -> tuple[Solution, Array]:
+    """The posterior of precision A (Q, S, S), and A × mean = right (Q, n, S); and log|A| (Q,)."""
+    root, covariance, log_det = _factorise(matrix)
+    mean = jnp.einsum("qns,qst->qnt", right, covariance)
+    # One step of refinement: A⁻¹ in hand is only as good as A's condition.
+    left = right - jnp.einsum("qns,qst->qnt", mean, matrix)
+    return Solution(mean + jnp.einsum("qns,qst->qnt", left, covariance), root, covariance), log_det
+
+
+def _factorise(matrix: Array) -> tuple[Array, Array, Array]:
+    """Lower Cholesky factors, inverses and log determinants of (Q, S, S) matrices."""
+    width = matrix.shape[-1]
+    if width == 0:
+        return matrix, matrix, jnp.zeros(matrix.shape[:1])
+    if width == 1:
+        return jnp.sqrt(matrix), 1 / matrix, jnp.log(matrix[..., 0, 0])
+    root = jnp.linalg.cholesky(matrix)
+    eye = jnp.broadcast_to(jnp.eye(width, dtype=matrix.dtype), matrix.shape)
+    half = jax.scipy.linalg.solve_triangular(root, eye, lower=True)
+    log_det = 2 * jnp.sum(jnp.log(jnp.diagonal(root, axis1=-2, axis2=-1)), -1)
+    return root, jnp.einsum("qsi,qsj->qij", half, half), log_det
+
+
+def moments(
+    group: Group, solution: Solution | ArrowSolution, weights: Array, number: Array, family: Any, piece: Piece
+) -> Any:
+    """(kept (Q·R,), count, moments) of one site's rows. `weights` (Q, n) of the cells, `number` (Q,) their sum."""
+    width = 1 + family.width
+    mean = solution.mean
+    rho: list[Any] = [0.0] * width
+    for first, a in piece.fixed:
+        for j in range(a.shape[0]):
+            rho[first + j] = rho[first + j] + a[j]
+    spread: dict[int, Any] = {}
+    for first, a in piece.touching:
+        met = _meet(piece, a, mean)
+        for j in range(a.shape[0]):
+            rho[first + j] = rho[first + j] + met[j]
+            spread[first + j] = spread.get(first + j, 0.0) + a[j]
+    shape = (*group.valid.shape, *piece.kept.shape[1:], family.dim)
+    stacked = jnp.stack([jnp.broadcast_to(r, shape) for r in rho])
+    weighted = stacked * weights[..., None, None] * piece.weight[:, None, :, None]
+    out = "adbe" if piece.alike else "qradbe"
+    found = jnp.einsum(f"aqnrd,bqnre->{out}", weighted, stacked)
+    if spread:
+        at = np.asarray(sorted(spread))
+        touching = jnp.stack([spread[j] for j in at])
+        scaled = touching * (number[:, None] * piece.weight)[:, :, None, None]
+        if piece.slots is None:
+            assert isinstance(solution, Solution)
+            extra = jnp.einsum(f"aqrds,qst,bqret->{out}", scaled, solution.covariance, touching)
+        else:
+            extra = _sparse_spread(piece, scaled, touching, solution, out)
+        index = np.ix_(at, np.arange(family.dim), at, np.arange(family.dim))
+        found = found.at[index if piece.alike else (slice(None), slice(None), *index)].add(extra)
+    count = piece.count * number[:, None]
+    if piece.alike:
+        return jnp.zeros(1, int), jnp.sum(count)[None], found[None]
+    return piece.kept.reshape(-1), count.reshape(-1), found.reshape(-1, *found.shape[2:])
+
+
+def _sparse_spread(piece: Piece, scaled: Array, touching: Array, solution: Any, out: str) -> Array:
+    slots = jnp.maximum(piece.slots, 0)  # type: ignore[arg-type]
+    classes, rows, dim, touched = slots.shape
+    flat = slots.reshape(classes, rows, dim * touched)
+    row = jnp.arange(classes)[:, None, None, None]
+    block = solution.between(row, flat[..., :, None], flat[..., None, :])
+    block = block.reshape(classes, rows, dim, touched, dim, touched)
+    live = (piece.slots >= 0) * 1.0  # type: ignore[operator]
+    return jnp.einsum(f"aqrdt,qrdt,qrdteu,qreu,bqreu->{out}", scaled, live, block, live, touching)
