@@ -8,6 +8,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 import autoem
+from autoem._evidence import _recursion
 from autoem._evidence._chain_blocks import (
     Blocks,
     blocks,
@@ -17,7 +18,8 @@ from autoem._evidence._chain_blocks import (
     value_and_gradient_of_blocks,
 )
 from autoem._evidence._chain_tables import ChainShape, Potential
-from autoem._evidence._recursion import log_total, logarithmic, scaled, value_and_gradient
+from autoem._evidence._logarithmic import logarithmic
+from autoem._evidence._recursion import log_total, scaled, value_and_gradient
 from benchmarks.models import hidden_markov, hidden_markov_sequences
 
 
@@ -140,6 +142,75 @@ def test_blocks_are_the_chain_step_by_step(case, forgets):
     again = tuple(cut(Potential(p.variables, g), _CUT).array for p, g in zip(later, expected, strict=True))
     assert_allclose(total, plain, rtol=1e-14)
     jax.tree.map(lambda a, b: assert_allclose(a, b, rtol=1e-11, atol=1e-14), gradient, (slope, again))
+
+
+_NOBODY_LEAVES, _ROUND = np.eye(3), np.roll(np.eye(3), 1, 0)
+_STATIC = ChainShape((("z", 2, 1),), (("k", 2, True),), 30, 1, ())
+
+
+_SLOW = pytest.mark.slow
+_BY_CLASS = (
+    Potential((("k", 0), ("z", 1), ("z", 0)), _random(16, 2, 2, 2, 1)),
+    Potential((("z", 0),), _random(17, 2, 29)),
+)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(_pairs(), marks=_SLOW),
+        _two_back(),
+        pytest.param(_long(True), marks=_SLOW),
+        pytest.param(_long(False, (2,), gated=True), marks=_SLOW),
+        pytest.param(_long(False, log=np.where(_NOBODY_LEAVES > 0, 0.0, -1e30)), marks=_SLOW),
+        _long(False, log=np.where(np.triu(np.ones((3, 3))) > 0, 0.0, -1e30)),
+        pytest.param(_long(False, log=np.where(_ROUND > 0, 0.0, -1e30)), marks=_SLOW),
+        pytest.param((_STATIC, _random(15, 2, 2), _BY_CLASS), marks=_SLOW),
+    ],
+    ids=["batch", "two-back", "moving", "gated", "nobody-leaves", "left-to-right", "round-and-round", "class"],
+)
+def test_associative_scans_are_the_chain_step_by_step(case, monkeypatch):
+    """What an accelerator does, here on the CPU; and it lowers for one."""
+    shape, first, later = case
+    plain, expected = jax.jit(lambda f, p: logarithmic(shape, f, p))(first, later)
+    monkeypatch.setattr(_recursion, "in_parallel", lambda: True)
+    found = jax.jit(lambda f, p: scaled(shape, f, p))
+    (total, gradient), sound = found(first, later)
+    assert sound
+    assert_allclose(total, plain, rtol=1e-13)
+    jax.tree.map(lambda a, b: assert_allclose(a, b, rtol=1e-9, atol=1e-12), gradient, expected)
+    assert "while" not in found.lower(first, later).as_text()
+    jax.export.export(found, platforms=["cuda", "tpu"])(first, later)
+
+
+@pytest.mark.slow
+def test_second_derivatives_of_associative_scans(monkeypatch):
+    """Where some states cannot come first, too."""
+    shape, first, later = _long(False)
+    first = jnp.asarray([0.3, -jnp.inf, 0.0])
+
+    def of(step):
+        return log_total(shape, first, (Potential(later[0].variables, later[0].array + step), later[1]))
+
+    expected = jax.jit(jax.hessian(of))(0.1 * jnp.ones((3, 3, 1)))
+    monkeypatch.setattr(_recursion, "in_parallel", lambda: True)
+    found = jax.jit(jax.hessian(lambda s: of(s)))(0.1 * jnp.ones((3, 3, 1)))
+    assert_allclose(found, expected, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.slow
+def test_associative_scans_say_so_where_they_underflow(monkeypatch):
+    """Two classes that nobody leaves, the data first for one of them by more than a double holds, then the other."""
+    monkeypatch.setattr(_recursion, "in_parallel", lambda: True)
+    data = np.zeros((2, 400))
+    data[0, :200], data[1, 200:] = 5.0, 6.0
+    shape = ChainShape((("z", 2, 1),), (), 401, 1, ())
+    stay = jnp.asarray(np.where(_NOBODY_LEAVES[:2, :2] > 0, 0.0, -1e30))[..., None]
+    later = Potential((("z", 1), ("z", 0)), stay), Potential((("z", 0),), jnp.asarray(data))
+    first = jnp.log(jnp.array([0.5, 0.5]))
+    found = jax.jit(lambda f, p: value_and_gradient(shape, f, p))(first, later)
+    plain = jax.jit(lambda f, p: logarithmic(shape, f, p))(first, later)
+    jax.tree.map(lambda a, b: assert_allclose(a, b, rtol=1e-9, atol=1e-12), found, plain)
 
 
 def test_second_derivatives_of_blocks():

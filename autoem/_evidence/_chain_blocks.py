@@ -24,6 +24,7 @@ import jax.numpy as jnp
 from .._types import Array
 from ._chain_tables import Chained, ChainShape, Potential, potential, total_values
 from ._factor import Factor
+from ._parallel import in_parallel
 from ._recursion import (
     Gradient,
     Sorted,
@@ -96,7 +97,7 @@ def blocks(shape: ChainShape) -> Blocks | None:
         wide *= n
     values = total_values(shape.message(), shape.sizes)
     count = min((256 if values <= 16 else 64) // wide, steps // _SHORTEST)
-    if wide >= _WIDE or count < _FEWEST or shape.late():
+    if wide >= _WIDE or count < _FEWEST or shape.late() or in_parallel():
         return None
     size = -(-steps // count)
     count = -(-steps // size)

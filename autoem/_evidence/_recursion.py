@@ -22,15 +22,14 @@ import jax.numpy as jnp
 
 from .._types import Array
 from ._chain_tables import ChainShape, Potential, Variable
+from ._logarithmic import Gradient, lengths, logarithmic, message_before
+from ._parallel import in_parallel, messages_of, slopes_of
 
 _DENSE = 512
 """Joint values of a step, without batch, up to which a plain multiply and sum is faster than a matrix product."""
 
 _COMPARED = 16
 """Values up to which the largest is found by comparing them one by one."""
-
-Gradient = tuple[Array, tuple[Array, ...]]
-"""Derivatives of log Σ by the log density of the first steps, and by every potential."""
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -197,7 +196,7 @@ class Sorted:
         fixed = [(i, (v, a)) for i, v, a in zip(self.fixed, names, weights.fixed, strict=True)]
         own += [piece for i, piece in fixed if i not in self.gated]
         every = own + [piece for i, piece in fixed if i in self.gated]
-        few = not self.shape.batch and math.prod(_lengths(self.shape)) <= _DENSE
+        few = not self.shape.batch and math.prod(lengths(self.shape)) <= _DENSE
         multiply = _multiply if few else _contract
         new = multiply(self.shape, message, every)
         if self.gated:
@@ -262,6 +261,35 @@ class Sorted:
             step, start, (streams, messages, 1 / scales), reverse=True
         )
         return before, Counts(tuple(c.total for c in counts), highest, posterior, pairs)
+
+    def at_once(self, weights: Weights, message: Array) -> tuple[Array, Array, Array, "Counts", Array]:
+        """All steps by associative scans: the last message, c, λ before the first, what is counted, and whether."""
+        shape, streams = message.shape, Stream(weights.moving, self.opened, None)
+        values = math.prod(shape[: len(self.axes)])
+
+        def every(messages: Array, fixed: Any, outer: Any) -> Array:
+            moving = list(streams.moving)
+            for j, a in zip(self.outer, outer, strict=True):
+                moving[j] = a
+
+            def one(message: Array, moving: Any, opened: Any) -> Array:
+                return jnp.reshape(self.advance(Weights(moving, fixed), jnp.reshape(message, shape), opened), flat)
+
+            return jax.vmap(one)(messages, tuple(moving), streams.opened)
+
+        flat = (values, math.prod(shape[len(self.axes) :]))
+        outer = tuple(weights.moving[j] for j in self.outer)
+
+        def steps(messages: Array) -> Array:
+            return every(messages, weights.fixed, outer)
+
+        messages, c, forth = messages_of(steps, jnp.reshape(message, flat), self.steps)
+        slopes, back = slopes_of(steps, messages, c)
+        _, pull = jax.vjp(lambda *own: every(messages[:-1], *own), weights.fixed, outer)
+        fixed, pairs = pull(slopes[1:] / c[:, None])
+        posterior = jnp.reshape((slopes * messages)[:-1], (self.steps, *shape))
+        counts = Counts(fixed, jnp.max(slopes), posterior, pairs)
+        return jnp.reshape(messages[-1], shape), c, jnp.reshape(slopes[0], shape), counts, forth & back
 
     def gradient(self, weights: Weights, counts: "Counts", last: Array) -> tuple[Array, ...]:
         """Derivatives of log Σ by the potentials; `last` are the probabilities α λ at the end."""
@@ -348,28 +376,21 @@ def scaled(shape: ChainShape, first: Array, later: tuple[Potential, ...]) -> tup
     kind = Sorted(shape, later)
     weights, total = kind.weights()
     message, least, more = scaled_start(shape, first)
-    streams = Stream(weights.moving, kind.opened, None)
-    end, (messages, scales) = kind.forwards(weights.fixed, message, streams)
-    slope, counts = kind.backwards(weights.fixed, jnp.ones_like(end), messages, scales, streams)
+    if in_parallel():
+        end, scales, slope, counts, agreed = kind.at_once(weights, message)
+    else:
+        streams, agreed = Stream(weights.moving, kind.opened, None), True
+        end, (messages, scales) = kind.forwards(weights.fixed, message, streams)
+        slope, counts = kind.backwards(weights.fixed, jnp.ones_like(end), messages, scales, streams)
     total = total + more + jnp.sum(jnp.log(scales))
     gradient = message * slope, kind.gradient(weights, counts, end)
-    return (total, gradient), nothing_lost(least, scales, counts.highest)
-
-
-def _lengths(shape: ChainShape) -> list[int]:
-    return [shape.sizes[n] for n, _ in shape.step()]
-
-
-def _before(shape: ChainShape) -> list[Variable]:
-    """The variables of a message, as the next step calls them."""
-    chained = {n for n, _, _ in shape.latents}
-    return [(n, lag + 1) if n in chained else (n, lag) for n, lag in shape.message()]
+    return (total, gradient), nothing_lost(least, scales, counts.highest) & agreed
 
 
 def _multiply(shape: ChainShape, message: Array, pieces: Sequence[tuple[tuple[Variable, ...], Array]]) -> Array:
     """Multiply all joint values of a step and add up over the leading ones; no batch."""
     axes, gone = shape.step(), tuple(range(len(shape.message()), len(shape.step())))
-    joint = Potential(tuple(_before(shape)), message).aligned(axes, message, 0)
+    joint = Potential(tuple(message_before(shape)), message).aligned(axes, message, 0)
     late: list[Array] = []
     for variables, array in pieces:
         own = Potential(variables, array).aligned(axes, array, 0)
@@ -385,7 +406,7 @@ def _contract(shape: ChainShape, message: Array, pieces: Sequence[tuple[tuple[Va
     """The same as matrix products: over (message's variables, batch...)."""
     labels: dict[Any, int] = {v: i for i, v in enumerate(shape.step())}
     batch = [len(labels) + i for i in range(len(shape.batch))]
-    operands: list[Any] = [message, [*(labels[v] for v in _before(shape)), *batch]]
+    operands: list[Any] = [message, [*(labels[v] for v in message_before(shape)), *batch]]
     for variables, array in pieces:
         lead = len(variables)
         kept = [b for b, n in zip(batch, array.shape[lead:], strict=True) if n > 1 or n == shape.batch[b - batch[0]]]
@@ -399,52 +420,3 @@ def _contract(shape: ChainShape, message: Array, pieces: Sequence[tuple[tuple[Va
     at = iter(result.shape)
     result = jnp.reshape(result, [next(at) if i in present else 1 for i in (*out, *batch)])
     return jnp.broadcast_to(result, (*(shape.sizes[n] for n, _ in shape.message()), *shape.batch))
-
-
-def logarithmic(shape: ChainShape, first: Array, later: tuple[Potential, ...]) -> tuple[Array, Gradient]:
-    """log Σ and its derivatives by a recursion on logarithms; of a step nothing is kept but its message."""
-
-    def total(first: Array, arrays: tuple[Array, ...]) -> Array:
-        own = [Potential(p.variables, a, p.gate, p.closed) for p, a in zip(later, arrays, strict=True)]
-
-        @jax.checkpoint
-        def step(message: Array, stream: Any) -> tuple[Array, None]:
-            return log_sum(joint(shape, message, stream, own), len(shape.batch), keep=len(shape.message())), None
-
-        message, _ = jax.lax.scan(step, first, streams(shape, own))
-        return jnp.sum(log_sum(message, len(shape.batch)))
-
-    return jax.value_and_grad(total, (0, 1))(first, tuple(p.array for p in later))
-
-
-def streams(shape: ChainShape, later: Sequence[Potential]) -> Any:
-    """What changes from step to step, steps leading: arrays and gates, None where nothing does."""
-    steps = shape.length - shape.start
-    arrays = [jnp.moveaxis(p.array, len(p.variables), 0) if p.array.shape[len(p.variables)] > 1 else None
-              for p in later]  # fmt: skip
-    gates = [None if p.gate is None else jnp.broadcast_to(p.gate, (steps, *shape.batch)) for p in later]
-    return arrays, gates, jnp.arange(steps)
-
-
-def joint(shape: ChainShape, message: Array, own: Any, later: Sequence[Potential]) -> Array:
-    """Log density of one step over `step()` and batch, `own` from `streams`."""
-    arrays, gates, _ = own
-    axes = shape.step()
-    total = Potential(tuple(_before(shape)), message).aligned(axes, message, len(shape.batch))
-    for p, array, gate in zip(later, arrays, gates, strict=True):
-        value = jnp.squeeze(p.array, len(p.variables)) if array is None else array
-        if gate is not None:
-            value = jnp.where(gate, value, p.closed)
-        total = total + p.aligned(axes, value, len(shape.batch))
-    return jnp.broadcast_to(total, (*_lengths(shape), *shape.batch))
-
-
-def log_sum(array: Array, batch: int, keep: int = 0) -> Array:
-    """log Σ exp over the axes between the first `keep` and the last `batch`."""
-    return reduced(array, batch, keep, jax.nn.logsumexp)
-
-
-def reduced(array: Array, batch: int, keep: int, reduction: Any) -> Array:
-    """Reduce the axes between the first `keep` and the last `batch`."""
-    axes = tuple(range(keep, array.ndim - batch))
-    return reduction(array, axis=axes) if axes else array

@@ -34,7 +34,8 @@ from ._chain_tables import (
     total_values,
 )
 from ._factor import Factor
-from ._recursion import joint, log_sum, log_total, logarithmic, reduced, scaled, streams, unless, value_and_gradient
+from ._logarithmic import joint, log_sum, logarithmic, reduced, streams
+from ._recursion import log_total, scaled, unless, value_and_gradient
 from ._weighed import Weights, weighed_potential
 
 Slots = Sequence[Any]
