@@ -46,6 +46,24 @@ def masked_items():
         numpyro.sample("y", dist.Bernoulli(probs[z]).mask(SEEN).to_event(1), obs=(X > 0) * 1)
 
 
+def totals(certain=False):
+    """Counts that add up to a number that is known, with exact zeros among the probabilities or without."""
+    sure = jnp.array([[1.0, 0.3, 0.2], [0.4, 0.0, 0.9]]) if certain else jnp.array([[0.9, 0.3, 0.2], [0.4, 0.1, 0.9]])
+    sides = jnp.array([[0.5, 0.5, 0.0], [0.2, 0.3, 0.5]]) if certain else jnp.array([[0.5, 0.4, 0.1], [0.2, 0.3, 0.5]])
+    probs = numpyro.param("probs", sure, constraint=constraints.unit_interval)
+    faces = numpyro.param("faces", sides, constraint=constraints.simplex)
+    with numpyro.plate("n", N):
+        z = numpyro.sample("z", dist.Categorical(weights()))
+        numpyro.sample("y", dist.Bernoulli(probs[z]).to_event(1), obs=(X > -0.5) * 1)
+        numpyro.sample("face", dist.Categorical(faces[z]), obs=COUNTS[0] % 3)
+        numpyro.sample("several", dist.Binomial(4, probs[z]).to_event(1), obs=COUNTS.T % 5)
+
+
+def certain():
+    """The same with zeros."""
+    totals(True)
+
+
 def two_latents():
     """Sites of one latent, of the other, of both; two plates."""
     locs = numpyro.param("locs", jnp.array([[0.0, 1.0], [2.0, 4.0]]))
@@ -58,7 +76,7 @@ def two_latents():
 
 
 @pytest.mark.parametrize("chunk", [None, 7], ids=["whole", "chunks"])
-@pytest.mark.parametrize("model", [several_sites, masked_items, two_latents], ids=lambda m: m.__name__)
+@pytest.mark.parametrize("model", [several_sites, masked_items, totals, certain, two_latents], ids=lambda m: m.__name__)
 def test_the_same_as_one_by_one(model, chunk):
     em = autoem.EM(model)
     machine = em.derive().machine
@@ -73,3 +91,23 @@ def test_the_same_as_one_by_one(model, chunk):
     found, expected = (jax.jit(lambda s, e=e: e.expected_statistics(s, e.prepare()))(slots) for e in (evidence, alone))
     jax.tree.map(lambda a, b: assert_allclose(a, b, rtol=1e-12, atol=1e-12), found, expected)
     assert_allclose(evidence.log_evidence(slots, evidence.prepare()), expected[0], rtol=1e-12)
+
+
+def test_a_probability_that_comes_to_be_one_stays_one():
+    """The count of failures is the total less the successes: zero, not rounding, where all succeed."""
+    rng = np.random.default_rng(1)
+    z = rng.uniform(size=(500, 1)) < 0.4
+    y = np.hstack([np.ones((500, 1)), rng.uniform(size=(500, 2)) < np.where(z, 0.2, 0.7)]).astype(int)
+
+    def model(y):
+        start = jnp.array([[0.9, 0.4, 0.3], [0.8, 0.6, 0.7]])[:, 3 - y.shape[1] :]
+        probs = numpyro.param("probs", start, constraint=constraints.unit_interval)
+        with numpyro.plate("n", 500):
+            k = numpyro.sample("k", dist.Categorical(weights()))
+            numpyro.sample("y", dist.Bernoulli(probs[k]).to_event(1), obs=y)
+
+    em = autoem.EM(model)
+    all_items, others = (em.run(jax.random.key(0), 2000, a, progress_bar=False) for a in (y, y[:, 1:]))
+    assert all_items.converged and others.converged
+    assert_allclose(all_items.log_likelihood[-1], others.log_likelihood[-1], rtol=1e-9)
+    assert np.all(np.asarray(all_items.params["probs"])[:, 0] == 1.0)

@@ -9,7 +9,10 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 
+from .._family import LOG_ZERO, AbstractCounts
 from ._factor import Factor
 
 _ONE = "1"
@@ -24,13 +27,17 @@ class Product(eqx.Module):
         members: positions of the factors whose statistics differ from row to row.
         constants: positions of factors that add the same to every row: their sum goes with a column of ones.
         shared: per member, the batch axes along which its slots do not vary either: added up.
-        ones: whether there is a column of ones: for the count among the statistics of the members, or for constants.
+        ones: whether there is a column of ones: for the count among the statistics of the members, for constants, or
+            for totals.
+        totals: per member, what its statistics add up to on every element: the last one has no column. 0 where they
+            do not.
     """
 
     members: tuple[int, ...] = eqx.field(static=True)
     constants: tuple[int, ...] = eqx.field(static=True)
     shared: tuple[tuple[int, ...], ...] = eqx.field(static=True)
     ones: bool = eqx.field(static=True)
+    totals: tuple[float, ...] = eqx.field(static=True)
 
 
 def products(
@@ -62,9 +69,10 @@ def products(
     result = []
     for key, members in groups.items():
         constants = tuple(still.get(key, ()))
-        ones = bool(constants) or any(_has_ones(factors[i]) for i in members)
+        totals = tuple(_total_of(factors[i]) for i in members)
+        ones = bool(constants) or any(totals) or any(_has_ones(factors[i]) for i in members)
         shared = tuple(_shared(factors[i], slot_shapes[i]) for i in members)
-        result.append(Product(tuple(members), constants, shared, ones))
+        result.append(Product(tuple(members), constants, shared, ones, totals))
     return tuple(result)
 
 
@@ -87,11 +95,11 @@ def columns(
         shapes: per factor, the lengths of its batch axes.
     """
     pieces = []
-    for i, shared in zip(product.members, product.shared, strict=True):
+    for i, shared, total in zip(product.members, product.shared, product.totals, strict=True):
         factor = factors[i]
         lead = len(factor.latents)
         features = jnp.reshape(statistics[i][0], jnp.shape(statistics[i][0])[lead:])
-        features = features[..., 1:] if _has_ones(factor) else features
+        features = features[..., 1:] if _has_ones(factor) else features[..., :-1] if total else features
         spare = _spare(factor)
         features = jnp.sum(features, shared, keepdims=True) if shared else features
         features = jnp.transpose(features, [*factor.keep, features.ndim - 1, *spare])
@@ -136,15 +144,83 @@ def joined(
         matrix: what `columns` returned.
     """
     first = factors[product.members[0]]
+    coefficients, varied = _stacked(product, factors, statistics, slots, shapes, True)
+    found = matrix @ coefficients.T
+    if any(product.totals):
+        # Less the log of an exact zero a log probability has no digits left: then statistic by statistic.
+        lasts = [slots[i][..., -1] for i, total in zip(product.members, product.totals, strict=True) if total]
+        possible = jnp.all(jnp.stack([jnp.all(s > LOG_ZERO / 100) for s in lasts]))
+
+        def with_all() -> jax.Array:
+            plain, _ = _stacked(product, factors, statistics, slots, shapes, False)
+            return matrix @ plain.T + _left_out(product, factors, statistics, slots, shapes)
+
+        found = _in_place_of(found, jax.lax.stop_gradient(jax.lax.cond(possible, lambda: found, with_all)))
+    # Rows lead in the product, which is how it is fastest; who reads it may see it transposed.
+    log_joint = jax.lax.optimization_barrier(found)
+    kept = [shapes[product.members[0]][a] for a in first.keep]
+    sizes = _sizes(product, statistics, slots, len(first.latents))
+    return sum(varied, jnp.reshape(log_joint.T, (*sizes, *kept)))
+
+
+@jax.custom_jvp
+def _in_place_of(value: jax.Array, other: jax.Array) -> jax.Array:
+    """The other, with the derivatives of the value."""
+    return other
+
+
+_in_place_of.defjvp(lambda primals, tangents: (primals[1], tangents[0]))
+
+
+def without_rounding(
+    products: Sequence[Product], slots: Sequence[Any], value: jax.Array, found: Sequence[jax.Array]
+) -> Sequence[jax.Array]:
+    """Expected statistics in which a count that is a total less the others is no less than zero, and is exactly zero
+    where its probability is (unless the data are impossible: `value` is their log evidence).
+    """
+    if not any(total for product in products for total in product.totals):
+        return found
+    result = list(found)
+    for product in products:
+        for i, total in zip(product.members, product.totals, strict=True):
+            if total:
+                zero = (slots[i][..., -1] <= LOG_ZERO / 100) & (value > LOG_ZERO / 10)
+                last = jnp.where(zero, 0.0, jnp.maximum(found[i][..., -1], 0.0))
+                result[i] = found[i].at[..., -1].set(last)
+    return type(found)(result)  # type: ignore[call-arg]
+
+
+def _sizes(product: Product, statistics: Sequence[Any], slots: Sequence[Any], latents: int) -> list[int]:
+    """Values of the group's latents."""
+    both = [(jnp.shape(slots[i]), jnp.shape(statistics[i][0])) for i in (*product.members, *product.constants)]
+    return [max(s[a] for pair in both for s in pair) for a in range(latents)]
+
+
+def _stacked(
+    product: Product,
+    factors: Sequence[Factor],
+    statistics: Sequence[Any],
+    slots: Sequence[Any],
+    shapes: Sequence[Sequence[int]],
+    totals: bool,
+) -> tuple[jax.Array, list[jax.Array]]:
+    """What multiplies the matrix, (states, columns), and what differs both by row and by state.
+
+    With `totals` the statistics that have no column are totals less the others; without, they are not counted.
+    """
     everyone = (*product.members, *product.constants)
-    both = [(jnp.shape(slots[i]), jnp.shape(statistics[i][0])) for i in everyone]
-    sizes = [max(s[a] for pair in both for s in pair) for a in range(len(first.latents))]
+    sizes = _sizes(product, statistics, slots, len(factors[product.members[0]].latents))
     pieces, varied, constant = [], [], jnp.zeros(sizes)
-    for i in product.members:
+    for i, total in zip(product.members, product.totals, strict=True):
         factor, own = factors[i], slots[i]
         if _has_ones(factor):
             constant = constant + _total(factor, own[..., :1], shapes[i])
             own = own[..., 1:]
+        elif total and totals:
+            constant = constant + total * _total(factor, own[..., -1:], shapes[i])
+            own = own[..., :-1] - own[..., -1:]
+        elif total:
+            own = own[..., :-1]
         pieces.append(_coefficients(factor, own, jnp.shape(statistics[i][0]), shapes[i], sizes))
     for i in product.constants:
         factor, features = factors[i], statistics[i][0]
@@ -159,15 +235,41 @@ def joined(
     pieces.append(jnp.ones_like(pieces[0][:, :1]))
     if product.ones:
         pieces = [jnp.reshape(constant, (-1, 1)), *pieces]
-    # Rows lead in the product, which is how it is fastest; who reads it may see it transposed.
-    log_joint = jax.lax.optimization_barrier(matrix @ jnp.concatenate(pieces, 1).T)
-    kept = [shapes[product.members[0]][a] for a in first.keep]
-    return sum(varied, jnp.reshape(log_joint.T, (*sizes, *kept)))
+    return jnp.concatenate(pieces, 1), varied
+
+
+def _left_out(
+    product: Product,
+    factors: Sequence[Factor],
+    statistics: Sequence[Any],
+    slots: Sequence[Any],
+    shapes: Sequence[Sequence[int]],
+) -> jax.Array:
+    """What the statistics without a column contribute: (rows, states)."""
+    sizes = _sizes(product, statistics, slots, len(factors[product.members[0]].latents))
+    found: Any = 0.0
+    for i, total in zip(product.members, product.totals, strict=True):
+        if total:
+            last = factors[i].contract(slots[i][..., -1:], statistics[i][0][..., -1:], shapes[i])
+            full = jnp.broadcast_to(last, (*sizes, *last.shape[len(sizes) :]))
+            found = found + jnp.reshape(full, (math.prod(sizes), -1)).T
+    return found
 
 
 def _has_ones(factor: Factor) -> bool:
     """Whether the first statistic of every element is 1."""
     return factor.weight is None and factor.family is not None and factor.family.describe_statistics()[0] == _ONE
+
+
+def _total_of(factor: Factor) -> float:
+    """What the statistics add up to on every element, if it is the same number on all; else 0."""
+    if factor.weight is not None or not isinstance(factor.family, AbstractCounts):
+        return 0.0
+    total = factor.family.total(factor.constants)
+    if isinstance(total, Tracer):
+        return 0.0
+    found = np.unique(np.asarray(total))
+    return float(found[0]) if found.size == 1 else 0.0
 
 
 def _spare(factor: Factor) -> tuple[int, ...]:

@@ -22,7 +22,7 @@ from ._elimination import (
     maximum,
 )
 from ._factor import Factor, sliced
-from ._products import Product, joined, with_columns
+from ._products import Product, joined, with_columns, without_rounding
 from ._weighed import Weights, weighed_table
 
 Slots = Sequence[Any]
@@ -96,6 +96,10 @@ class Enumeration(eqx.Module):
 
         With `weights` the latents are not summed over: their values have these weights.
         """
+        value, found = self._gradient(slots, prepared, weights)
+        return value, without_rounding(self.products, slots, value, found)
+
+    def _gradient(self, slots: Slots, prepared: Any, weights: Weights | None) -> tuple[jax.Array, Slots]:
         if self.layout.chunk is None:
             return jax.value_and_grad(lambda s: self._whole(s, prepared, None, weights))(slots)
         size = self.layout.chunk[1]

@@ -2,7 +2,11 @@
 
 from typing import Any
 
-from ._base import AbstractFamily as AbstractFamily, AbstractWeighted as AbstractWeighted
+from ._base import (
+    AbstractCounts as AbstractCounts,
+    AbstractFamily as AbstractFamily,
+    AbstractWeighted as AbstractWeighted,
+)
 from ._conditional import (
     LOG_ZERO as LOG_ZERO,
     AbsoluteDeviation as AbsoluteDeviation,

@@ -85,3 +85,11 @@ class AbstractWeighted(AbstractFamily):
     @abc.abstractmethod
     def weighted_conditional(self, name: str, value: Array, weights: Array, arguments: Arrays) -> Conditional | None:
         """Σ weights · log p(value) as a function of one argument, elementwise: shapes are aligned and broadcast."""
+
+
+class AbstractCounts(AbstractFamily):
+    """A family whose statistics are counts that add up to a number which is known: one of them says nothing new."""
+
+    @abc.abstractmethod
+    def total(self, constants: Arrays) -> Array | float:
+        """What the statistics of one value add up to."""

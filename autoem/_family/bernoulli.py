@@ -9,12 +9,12 @@ import jax.numpy as jnp
 import numpyro.distributions as dist
 
 from .._types import Array, Arrays
-from ._base import AbstractFamily
+from ._base import AbstractCounts
 from ._conditional import Conditional, LogOdds
 from ._features import as_float, log_odds, stack, unstack
 
 
-class Bernoulli(AbstractFamily):
+class Bernoulli(AbstractCounts):
     """x log p + (1 - x) log(1 - p). An exact zero of the user's stays a zero."""
 
     argument: str = eqx.field(static=True, default="probs")
@@ -48,6 +48,10 @@ class Bernoulli(AbstractFamily):
         """(x, 1 - x)."""
         x = as_float(value)
         return stack(x, 1 - x)
+
+    def total(self, constants: Arrays) -> float:
+        """One trial."""
+        return 1.0
 
     def log_base(self, value: Array, constants: Arrays) -> Array:
         """Zero."""

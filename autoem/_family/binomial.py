@@ -10,12 +10,12 @@ import numpyro.distributions as dist
 from jax.scipy.special import gammaln
 
 from .._types import Array, Arrays
-from ._base import AbstractFamily
+from ._base import AbstractCounts
 from ._conditional import LOG_ZERO, Conditional, LogOdds
 from ._features import as_float, log_odds, stack, unstack
 
 
-class Binomial(AbstractFamily):
+class Binomial(AbstractCounts):
     """log C(n, x) + x log p + (n - x) log(1 - p)."""
 
     argument: str = eqx.field(static=True, default="probs")
@@ -49,6 +49,10 @@ class Binomial(AbstractFamily):
         """(x, n - x), and zeros where x > n: a latent's shared support may reach beyond its own n."""
         x, n = as_float(value), as_float(constants["total_count"])
         return stack(jnp.where(x <= n, x, 0.0), jnp.maximum(n - x, 0.0))
+
+    def total(self, constants: Arrays) -> Array:
+        """The number of trials."""
+        return constants["total_count"]
 
     def log_base(self, value: Array, constants: Arrays) -> Array:
         """log C(n, x), which is log 0 for x > n."""

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpyro.distributions as dist
 
 from .._types import Array, Arrays
-from ._base import AbstractFamily
+from ._base import AbstractCounts
 from ._conditional import LOG_ZERO, Conditional, LogSimplex, safe_log
 
 
@@ -21,7 +21,7 @@ def log_probabilities(arguments: Arrays) -> jax.Array:
     return safe_log(arguments["probs"])
 
 
-class Categorical(AbstractFamily):
+class Categorical(AbstractCounts):
     """Σ_k [x = k] log p_k. An exact zero of the user's stays a zero."""
 
     argument: str = eqx.field(static=True, default="probs")
@@ -55,6 +55,10 @@ class Categorical(AbstractFamily):
     def statistics(self, value: Array, constants: Arrays) -> Array:
         """One-hot."""
         return jax.nn.one_hot(value, self.size, dtype=jnp.result_type(float))
+
+    def total(self, constants: Arrays) -> float:
+        """One trial."""
+        return 1.0
 
     def log_base(self, value: Array, constants: Arrays) -> Array:
         """Zero."""

@@ -10,13 +10,13 @@ import numpyro.distributions as dist
 from jax.scipy.special import gammaln
 
 from .._types import Array, Arrays
-from ._base import AbstractFamily
+from ._base import AbstractCounts
 from ._conditional import Conditional, LogSimplex
 from ._features import as_float
 from .categorical import log_probabilities
 
 
-class Multinomial(AbstractFamily):
+class Multinomial(AbstractCounts):
     """log n! - Σ_k log x_k! + Σ_k x_k log p_k."""
 
     argument: str = eqx.field(static=True, default="probs")
@@ -49,6 +49,10 @@ class Multinomial(AbstractFamily):
     def statistics(self, value: Array, constants: Arrays) -> Array:
         """X."""
         return as_float(value)
+
+    def total(self, constants: Arrays) -> Array:
+        """The number of trials."""
+        return constants["total_count"]
 
     def log_base(self, value: Array, constants: Arrays) -> Array:
         """log n! - Σ_k log x_k!."""
