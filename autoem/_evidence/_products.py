@@ -169,7 +169,8 @@ def _in_place_of(value: jax.Array, other: jax.Array) -> jax.Array:
     return other
 
 
-_in_place_of.defjvp(lambda primals, tangents: (primals[1], tangents[0]))
+# Itself again, for the derivatives of derivatives.
+_in_place_of.defjvp(lambda primals, tangents: (_in_place_of(*primals), tangents[0]))
 
 
 def without_rounding(
