@@ -31,7 +31,8 @@ _SETTLED, _LOST = 1e-6, 1e-9
 """Relative step of the parameters below which so small a relative fall of the objective is rounding."""
 
 _EARLY = 6
-"""The same where a latent is integrated numerically: there a step costs as much as a Newton step on the objective."""
+"""The same where a latent is integrated numerically, or as many as there are parameters: there a Newton step on the
+objective costs about as much as that many EM steps."""
 
 
 class Carry(NamedTuple):
@@ -214,7 +215,8 @@ def loop(
     histories: list[np.ndarray] = []
     taken: list[np.ndarray] = []
     slow = again or bool(machine.quadratures)
-    earlier, patience = params, _EARLY if slow else _PATIENCE
+    early = max(_EARLY, sum(np.size(v) for v in states[0].params.values()))
+    earlier, patience = params, min(early, _PATIENCE) if slow else _PATIENCE
     highest = np.zeros(count, bool)
     with tqdm(total=num_steps, disable=not progress_bar) as bar:
         while True:
