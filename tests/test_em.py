@@ -17,6 +17,7 @@ from numpyro.infer import Predictive
 import autoem
 import autoem._evidence.enumerate as engine
 import autoem._loop as loop
+from autoem._update.numeric import newton
 
 KEY = jax.random.PRNGKey(0)
 RNG = np.random.default_rng(3)
@@ -380,3 +381,24 @@ def test_a_residual_that_vanishes_ends_at_the_floor():
     assert result.status is autoem.Status.DEGENERATE
     assert result.params["scale"][0] < 1e-3
     assert_allclose(result.params["scale"][1], 0.5, rtol=1e-6)
+
+
+@jax.custom_jvp
+def _bent(u):
+    return -(u**2) / 2
+
+
+@jax.custom_jvp
+def _slope(u):
+    return -u
+
+
+_bent.defjvp(lambda u, v: (_bent(*u), _slope(*u) * v[0]))
+_slope.defjvp(lambda u, v: (_slope(*u), jnp.nan * v[0]))
+
+
+def test_a_second_derivative_that_is_no_number_holds_nobody_up():
+    """Newton's ascent: one coordinate has none (clipped probabilities do that), the other is to move all the same."""
+    found = newton(lambda u: _bent(u[0] - 2.0) - 20.0 * (u[1] - 1.0) ** 2, jnp.array([1.999, 0.0]), 20)
+    assert_allclose(found.point[1], 1.0, atol=1e-8)
+    assert 1.999 < float(found.point[0]) <= 2.0

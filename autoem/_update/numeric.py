@@ -134,6 +134,18 @@ def second_derivative(function: Callable[[Array], Array], point: Array) -> Array
     return gradient_and_hessian(function, point)[1]
 
 
+def _completed(hessian: Array, gradient: Array) -> Array:
+    """A Hessian where second derivatives that are no numbers leave ascent by gradient, with the steepest curvature.
+
+    With none at all a coordinate would look flat, go as far as it may, and keep every other from moving.
+    """
+    there = jnp.isfinite(hessian)
+    hessian = jnp.where(there, hessian, 0.0)
+    slope = jnp.where(jnp.isfinite(gradient), jnp.abs(gradient), 0.0)
+    most = jnp.maximum(jnp.max(jnp.abs(hessian)), jnp.max(slope))
+    return hessian - jnp.diag(jnp.where(jnp.all(there, 1), 0.0, most)).astype(hessian.dtype)
+
+
 class Climbed(NamedTuple):
     """Where Newton's ascent ended.
 
@@ -177,7 +189,7 @@ def newton(
     def step(carry: Any) -> Any:
         i, point, *_ = carry
         value, gradient, hessian = _expansion(objective, point, blocks)
-        hessian = jnp.where(jnp.isfinite(hessian), hessian, 0.0)
+        hessian = _completed(hessian, gradient)
         values, vectors = jnp.linalg.eigh(-(hessian + hessian.T) / 2)
         steepest = jnp.max(jnp.abs(values))
         size = jnp.maximum(jnp.abs(values), 1e-8 * jnp.maximum(steepest, 1e-8))
