@@ -187,7 +187,7 @@ def _place(
     count = factor.batch_shape[time] if time is not None else 1
     at = {axis: position for position, axis in enumerate(factor.keep)}
     places = tuple(at[where[d]] if d in where and where[d] in at else None for d in range(len(batch)))
-    if len({v for v in variables}) < len(variables) or set(at) - {time, *where.values()}:
+    if set(at) - {time, *where.values()}:
         raise Refusal(
             f"Site {factor.site!r} depends on {_listed([m.latent for m in met])} in a way that autoem does not follow "
             "along the chain."
@@ -199,7 +199,13 @@ def _gate(factor: Factor, fact: Any, slots: tuple[int, ...], shape: ChainShape, 
     """(steps, batch...) 0/1 weights of a factor of several values that otherwise is the same at all steps, or None."""
     variables, first, count, time, batch = fact
     weight, lead = factor.weight, len(factor.latents)
-    if weight is None or time is None or len(variables) < 2 or not is_concrete(weight, factor.offset):
+    if (
+        weight is None
+        or time is None
+        or len(variables) < 2
+        or len(set(variables)) < len(variables)
+        or not is_concrete(weight, factor.offset)
+    ):
         return None
     value = np.shape(factor.value) if factor.value is not None else (1,) * (lead + len(factor.batch_shape) + 1)
     kept = [lead + a for a in factor.keep]

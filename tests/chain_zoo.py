@@ -325,6 +325,27 @@ def capture_recapture() -> Case:
     return Case(model, (seen,), {"phi": 0.7, "rho": 0.6})
 
 
+def switching_autoregression() -> Case:
+    """Hamilton (1989): the observation before and the mean of its regime are handed on; the regimes' scales are not."""
+    y = _rng(41).normal(size=6)
+
+    def model(y):
+        A = numpyro.param("A", jnp.ones((2, 2)) / 2, constraint=SIMPLEX)
+        mu = numpyro.param("mu", jnp.array([-1.0, 1.0]))
+        phi = numpyro.param("phi", 0.3)
+        sigma = numpyro.param("sigma", jnp.ones(2), constraint=POSITIVE)
+
+        def step(carry, y_t):
+            before, y_before = carry
+            z = numpyro.sample("z", dist.Categorical(A[before]))
+            numpyro.sample("y", dist.Normal(mu[z] + phi * (y_before - mu[before]), sigma[z]), obs=y_t)
+            return (z, y_t), None
+
+        scan(step, (0, 0.2), y)
+
+    return Case(model, (y,), {"A": _rows(42, 2, 2), "mu": [-0.5, 0.8], "phi": 0.4, "sigma": [0.7, 1.3]}, ("A",))
+
+
 def one_step() -> Case:
     """A scan of a single step."""
 
@@ -422,6 +443,7 @@ CASES: dict[str, Callable[[], Case]] = {
     for f in (
         first_flag, initial_state_outside, ragged_sequences, autoregressive_tones, factorial, chain_drives_chain,
         second_order, driven_by_covariates, mixture_emission, classes_of_sequences, left_right, stationary_start,
-        capture_recapture, one_step, no_memory, time_varying, memory_decays, partly_observed_states,
+        capture_recapture, switching_autoregression, one_step, no_memory, time_varying, memory_decays,
+        partly_observed_states,
     )
 }  # fmt: skip

@@ -133,7 +133,18 @@ def potential(
     table = jnp.reshape(table, [*table.shape[:lead], *(1 if p is None else next(lengths) for p in wanted)])
     full = [shape.sizes[n] for n, _ in place.variables]
     table = jnp.broadcast_to(table, (*full, *table.shape[lead:]))
-    return Potential(place.variables, table)
+    return Potential(*_met_once(place.variables, table))
+
+
+def _met_once(variables: tuple[Variable, ...], table: Array) -> tuple[tuple[Variable, ...], Array]:
+    """A table with one axis for each variable: a site may read one element in two ways, and both have its value."""
+    for v in dict.fromkeys(variables):
+        while variables.count(v) > 1:
+            a = variables.index(v)
+            b = variables.index(v, a + 1)
+            table = jnp.moveaxis(jnp.diagonal(table, axis1=a, axis2=b), -1, a)
+            variables = variables[:b] + variables[b + 1 :]
+    return variables, table
 
 
 def _added(factor: Factor, time: int, slots: Array, features: Array, base: Array) -> Array:
