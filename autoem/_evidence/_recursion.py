@@ -227,7 +227,7 @@ class Sorted:
             new, scale = self.forward(turned, message, own)
             return new, (message, scale)
 
-        return jax.lax.scan(step, message, streams)
+        return jax.lax.scan(step, message, streams, self.steps)
 
     def backwards(
         self, fixed: Any, slope: Array, messages: Array, scales: Array, streams: Stream
