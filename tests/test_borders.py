@@ -12,6 +12,7 @@ from checks import check_evidence
 from numpy.testing import assert_allclose
 from numpyro.distributions import constraints
 from scipy.sparse import csr_matrix, diags
+from scipy.stats import multivariate_normal
 
 import autoem
 from autoem import _borders
@@ -103,6 +104,29 @@ def test_a_dense_graph_stays_dense():
     cells = find_cells([rows], 300)
     found = _borders.find_borders([rows], cells, np.zeros(300, int), np.ones(len(cells.size), bool))
     assert not found.found.any()
+
+
+def pairs(group, y):
+    mean = numpyro.param("mean", jnp.zeros(2))
+    cov = numpyro.param("cov", jnp.eye(2), constraint=constraints.positive_definite)
+    scale = numpyro.param("scale", 1.0, constraint=POSITIVE)
+    shared = numpyro.sample("shared", dist.Normal(0, 1))
+    with numpyro.plate("groups", 40):
+        u = numpyro.sample("u", dist.MultivariateNormal(mean, cov))
+    with numpyro.plate("rows", len(y)):
+        numpyro.sample("y", dist.Normal(u[group].sum(-1) + shared, scale), obs=y)
+
+
+def test_a_large_cell_whose_events_have_a_full_covariance_and_a_mean():
+    """Each coordinate of an event meets an element of its own: precision between them belongs to the other's."""
+    rng = np.random.default_rng(4)
+    group = np.arange(80) % 40
+    args = (group, rng.normal(1, 2, 80))
+    params = {"mean": np.array([0.7, -1.1]), "cov": np.array([[1.0, 0.4], [0.4, 0.6]]), "scale": 0.8}
+    mean = np.full(80, params["mean"].sum())
+    covariance = params["cov"].sum() * (group[:, None] == group) + 1 + 0.64 * np.eye(80)
+    found = autoem.EM(pairs).log_likelihood({n: jnp.asarray(v) for n, v in params.items()}, *args)
+    assert_allclose(found, multivariate_normal(mean, covariance).logpdf(args[1]), rtol=1e-10)
 
 
 def crossed(first, second, y, sizes):

@@ -41,8 +41,8 @@ def _normal_equations(
     piece: Piece, design: Array, precision: Array, residual: Array, width: int, arrow: Arrow | None
 ) -> tuple[Any, Any]:
     """J' P J (Q, S, S), or an arrow's numbers (Q, size), and -J' P r₀ (Q, n, S)."""
-    weighted = jnp.einsum("qrde,qret->qrdt", precision, design)
     if piece.slots is None:
+        weighted = jnp.einsum("qrde,qret->qrdt", precision, design)
         right = -jnp.einsum("qnrd,qrds->qns", residual, weighted)
         return jnp.einsum("qrds,qrdt->qst", design, weighted), right
     classes, rows, dim, touched = design.shape
@@ -55,7 +55,8 @@ def _normal_equations(
         matrix = matrix.at[at, slots[..., :, None], slots[..., None, :]].add(pairs)[:, :width, :width]
     else:
         matrix = arrow.gathered(pairs, piece.slots.reshape(slots.shape))
-    terms = -jnp.einsum("qnrd,qrdt->qnrdt", residual, weighted)
+    # Every coordinate of an event meets elements of its own: they go with the coordinate that the design has.
+    terms = -jnp.einsum("qnrd,qrde,qret->qnret", residual, precision, design)
     cells = terms.shape[1]
     right = jnp.zeros((classes, cells, width + 1), terms.dtype)
     right = right.at[at, jnp.arange(cells)[:, None, None], slots[:, None]].add(terms.reshape(classes, cells, rows, -1))
