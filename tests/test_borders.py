@@ -68,6 +68,30 @@ def test_blocks_are_eliminated_before_their_border(eager):
         assert_allclose(posterior[name].variance, variances[name], rtol=1e-9)
 
 
+def test_rows_that_meet_fewer_elements_than_others(eager):
+    """A row without an item has a place that meets nothing: it takes no part in any statistic."""
+    rng = np.random.default_rng(6)
+    subject, item = np.eye(12)[rng.integers(0, 12, 60)], rng.integers(0, 3, 60)
+    has_item = np.where(rng.uniform(size=60) < 0.6, 1.0, 0.0)
+    args = (subject, item, has_item, rng.normal(size=60))
+
+    def model(subject, item, has_item, y):
+        spread = numpyro.param("spread", jnp.ones(2), constraint=POSITIVE)
+        sigma = numpyro.param("sigma", 1.0, constraint=POSITIVE)
+        with numpyro.plate("subjects", 12):
+            u = numpyro.sample("u", dist.Normal(0, spread[0]))
+        with numpyro.plate("items", 3):
+            v = numpyro.sample("v", dist.Normal(0, spread[1]))
+        with numpyro.plate("rows", len(y)):
+            numpyro.sample("y", dist.Normal(subject @ u + has_item * v[item], sigma), obs=y)
+
+    params = {"spread": jnp.array([0.7, 1.2]), "sigma": jnp.asarray(0.8)}
+    derivation = autoem.EM(model).derive(*args)
+    assert "meet each other through 3 others only" in str(derivation)
+    (value, _), gradient = gaussian_oracle.evidence(model, args)[0](params)
+    check_evidence(derivation.machine, params, value, gradient)
+
+
 @pytest.mark.slow
 def test_draws_and_fits_with_a_border(eager):
     args, params = outcomes()

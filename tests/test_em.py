@@ -402,3 +402,4 @@ def test_a_second_derivative_that_is_no_number_holds_nobody_up():
     found = newton(lambda u: _bent(u[0] - 2.0) - 20.0 * (u[1] - 1.0) ** 2, jnp.array([1.999, 0.0]), 20)
     assert_allclose(found.point[1], 1.0, atol=1e-8)
     assert 1.999 < float(found.point[0]) <= 2.0
+    assert found.left == np.inf  # whether it is concave there nobody knows

@@ -142,6 +142,18 @@ def assert_same_up_to_a_constant(results: Any) -> None:
         assert_allclose(other - slope, np.zeros_like(slope), atol=1e-10 * (1 + np.max(np.abs(slope))))
 
 
+COUNTS = [label for label in ROWS if label.partition(" ")[0] in ("Bernoulli", "Binomial", "Categorical", "Multinomial")]
+
+
+@pytest.mark.parametrize("label", COUNTS)
+def test_counts_add_up_to_their_total(label: str) -> None:
+    """What lets an E-step leave one of them out."""
+    case = Case(ROWS[label], uneven(ROWS[label]))
+    constants = {n: case.arguments[n] for n in case.family.constants}
+    found = np.sum(case.family.statistics(case.value, constants), -1)
+    assert_allclose(found, np.broadcast_to(case.family.total(constants), found.shape), rtol=1e-14)
+
+
 @EVERY_ROW
 def test_equals_numpyro_and_scipy(row: Row) -> None:
     """⟨slots, T⟩ + log h is the log density, for arguments of different shapes, centred or not."""

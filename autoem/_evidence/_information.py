@@ -141,7 +141,7 @@ def moments(
             assert isinstance(solution, Solution)
             extra = jnp.einsum(f"aqrds,qst,bqret->{out}", scaled, solution.covariance, touching)
         else:
-            extra = _sparse_spread(piece, scaled, touching, solution, out)
+            extra = _sparse_spread(piece.slots, scaled, touching, solution, out)
         index = np.ix_(at, np.arange(family.dim), at, np.arange(family.dim))
         found = found.at[index if piece.alike else (slice(None), slice(None), *index)].add(extra)
     count = piece.count * number[:, None]
@@ -150,12 +150,13 @@ def moments(
     return piece.kept.reshape(-1), count.reshape(-1), found.reshape(-1, *found.shape[2:])
 
 
-def _sparse_spread(piece: Piece, scaled: Array, touching: Array, solution: Any, out: str) -> Array:
-    slots = jnp.maximum(piece.slots, 0)  # type: ignore[arg-type]
+def _sparse_spread(slots: Array, scaled: Array, touching: Array, solution: Any, out: str) -> Array:
     classes, rows, dim, touched = slots.shape
-    flat = slots.reshape(classes, rows, dim * touched)
+    flat = jnp.maximum(slots, 0).reshape(classes, rows, dim * touched)
     row = jnp.arange(classes)[:, None, None, None]
     block = solution.between(row, flat[..., :, None], flat[..., None, :])
+    # What meets nothing stands for slot 0, and what is not held of the covariance is NaN: neither may be multiplied.
+    live = (slots >= 0).reshape(flat.shape)
+    block = jnp.where(live[..., :, None] & live[..., None, :], block, 0.0)
     block = block.reshape(classes, rows, dim, touched, dim, touched)
-    live = (piece.slots >= 0) * 1.0  # type: ignore[operator]
-    return jnp.einsum(f"aqrdt,qrdt,qrdteu,qreu,bqreu->{out}", scaled, live, block, live, touching)
+    return jnp.einsum(f"aqrdt,qrdteu,bqreu->{out}", scaled, block, touching)

@@ -35,9 +35,7 @@ def _shape(density: Callable[[Array], Array], u: Array) -> _Shape:
 
 
 def _forwards(density: Callable[[Array], Array], u: Array, seeds: Array) -> tuple[Array, Array, Array] | None:
-    """Height, slope and minus the Hessian of few coordinates; None where there are many, or derivatives are backwards
-    only.
-    """
+    """Height, slope and minus the Hessian; None where there are many coordinates, or only a backward rule."""
     if u.shape[1] > _FORWARD:
         return None
 
@@ -110,6 +108,6 @@ def climb(density: Callable[[Array], Array], start: Array) -> tuple[Array, Array
     (cells, dims), dtype = start.shape, start.dtype
     lowest = -float(jnp.finfo(dtype).max)
     nothing = _Shape(jnp.full(cells, lowest, dtype), jnp.zeros_like(start), jnp.zeros((cells, dims, dims), dtype))
-    first = (0, start, start, nothing, jnp.full(cells, 10.0, dtype), jnp.ones(cells, bool))
+    first = (0, start, start, nothing, jnp.zeros(cells, dtype), jnp.ones(cells, bool))
     _, u, _, here, _, _ = jax.lax.while_loop(running, step, first)
     return u, here.curvature

@@ -175,20 +175,18 @@ _in_place_of.defjvp(lambda primals, tangents: (_in_place_of(*primals), tangents[
 
 def without_rounding(
     products: Sequence[Product], slots: Sequence[Any], value: jax.Array, found: Sequence[jax.Array]
-) -> Sequence[jax.Array]:
+) -> list[jax.Array]:
     """Expected statistics in which a count that is a total less the others is no less than zero, and is exactly zero
     where its probability is (unless the data are impossible: `value` is their log evidence).
     """
-    if not any(total for product in products for total in product.totals):
-        return found
     result = list(found)
     for product in products:
         for i, total in zip(product.members, product.totals, strict=True):
             if total:
                 zero = (slots[i][..., -1] <= LOG_ZERO / 100) & (value > LOG_ZERO / 10)
-                last = jnp.where(zero, 0.0, jnp.maximum(found[i][..., -1], 0.0))
-                result[i] = found[i].at[..., -1].set(last)
-    return type(found)(result)  # type: ignore[call-arg]
+                last = jnp.where(zero, 0.0, jnp.maximum(result[i][..., -1], 0.0))
+                result[i] = result[i].at[..., -1].set(last)
+    return result
 
 
 def _sizes(product: Product, statistics: Sequence[Any], slots: Sequence[Any], latents: int) -> list[int]:

@@ -152,7 +152,7 @@ class Climbed(NamedTuple):
     Attributes:
         point: the best point met.
         blind: which derivatives were not finite: along those nothing was moved.
-        left: what the last step promised, at most; infinite where the function was not concave there.
+        left: what the last step promised, at most; infinite unless the function was known to be concave there.
     """
 
     point: Array
@@ -189,6 +189,7 @@ def newton(
     def step(carry: Any) -> Any:
         i, point, *_ = carry
         value, gradient, hessian = _expansion(objective, point, blocks)
+        known = jnp.all(jnp.isfinite(hessian))
         hessian = _completed(hessian, gradient)
         values, vectors = jnp.linalg.eigh(-(hessian + hessian.T) / 2)
         steepest = jnp.max(jnp.abs(values))
@@ -198,7 +199,8 @@ def newton(
         slope = jnp.where(jnp.abs(slope) > _noise(value, steepest), slope, 0.0)
         direction = vectors @ (slope / size)
         length = jnp.max(jnp.abs(direction))
-        left = jnp.where(jnp.min(values) >= -1e-8 * steepest, slope @ (slope / size) / 2, jnp.inf)
+        concave = known & (jnp.min(values) >= -1e-8 * steepest)
+        left = jnp.where(concave, slope @ (slope / size) / 2, jnp.inf)
         direction = direction * jnp.minimum(1.0, 5.0 / jnp.maximum(length, 1e-30))
         gain = slope @ (vectors.T @ direction)
         point, better = search(point, value, direction)
