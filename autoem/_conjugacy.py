@@ -13,6 +13,7 @@ import numpy as np
 from ._family import (
     AbstractKernel,
     Conditional,
+    ImproperUniform,
     InverseMatrix,
     LatentArgument,
     LogPower,
@@ -20,9 +21,11 @@ from ._family import (
     Normal,
     Odds,
     Power,
+    PowerLaw,
     alternatives,
     embedded,
     exponent_of,
+    freed,
     spanned,
 )
 from ._links import Dependence, analyse, describe, flat_index, is_concrete, own_coordinates, whole_event
@@ -41,8 +44,8 @@ class Entrance:
         element: over the site's batch axes, compact: flat number of the element that is met.
         family: of a site with a latent argument; None for the latent's own density.
         columns: which of the kernel's features the family's are; None for all of them, in order.
-        matrix: of the latent's own density: (F, 1 + M), its statistics in terms of (1, φ(u)).
-        base: of the latent's own density: its log base measure, a constant.
+        matrix: of the latent's own density: its statistics in terms of (1, φ(u)), (1 or elements, F, 1 + M).
+        base: of the latent's own density: its log base measure in the same terms, (1 or elements, 1 + M).
     """
 
     latent: str
@@ -51,7 +54,7 @@ class Entrance:
     family: LatentArgument | None = None
     columns: tuple[int, ...] | None = None
     matrix: np.ndarray | None = None
-    base: float = 0.0
+    base: np.ndarray | None = None
 
     @property
     def scales_noise(self) -> bool:
@@ -95,13 +98,13 @@ def _entrances(model: Model, name: str, declined: Mapping[str, str]) -> dict[str
     own = model.sites[name]
     kernel = own_kernel(own, model.program, model.outputs[name])
     assert kernel is not None
-    if isinstance(kernel, Odds):  # 1 - u has the same features: its last coordinate tells the two apart
-        plain = np.zeros((1,) * coordinates[0].ndim, int)  # type: ignore[union-attr]
-        found = analyse(model.program, {number: (name, (*coordinates, plain))}, complements=(name,))
-    else:
-        found = analyse(model.program, {number: (name, coordinates)})
     refusals = []
     for candidate in dict.fromkeys((kernel, *alternatives(own.constraint))):
+        if isinstance(candidate, Odds):  # 1 - u has the same features: its last coordinate tells the two apart
+            plain = np.zeros((1,) * coordinates[0].ndim, int)  # type: ignore[union-attr]
+            found = analyse(model.program, {number: (name, (*coordinates, plain))}, complements=(name,))
+        else:
+            found = analyse(model.program, {number: (name, coordinates)})
         try:
             pairs = ((site.name, _entrance(model, name, site, found, declined[site.name], candidate))
                      for site in model.sites.values())  # fmt: skip
@@ -150,14 +153,24 @@ def _own(model: Model, site: Site, declined: str, kernel: AbstractKernel) -> Ent
         _refuse(model, site.name, declined)
     if out["mask"] is not None:
         _refuse(model, site.name, "it is masked: an element that is masked out has no density")
-    constants = {n: float(np.ravel(model.program.known[out["arguments"][n]])[0]) for n in family.constants}
-    found = spanned(kernel, family, constants)
+    constants = {n: _of_elements(model, site, out["arguments"][n]) for n in family.constants}
+    found = spanned(kernel, family, constants, site.constraint)
     if found is None:
         _refuse(model, site.name, f"its statistics are not sums of {', '.join(kernel.describe)}")
     matrix, base = found
     count = int(np.prod(site.batch_shape))
+    if isinstance(kernel, PowerLaw) and isinstance(family, ImproperUniform):
+        _refuse(model, site.name, "its density is improper, and only data could bound it")
     element = np.arange(count).reshape(site.batch_shape)
     return Entrance(site.name, kernel, element, None, None, matrix, base)
+
+
+def _of_elements(model: Model, site: Site, number: int) -> Any:
+    """A known argument of a latent's own density: one number, or one for every element."""
+    value = np.asarray(model.program.known[number])
+    if np.unique(value).size == 1:
+        return float(value.ravel()[0])
+    return np.broadcast_to(value, site.batch_shape).ravel()
 
 
 def _argument(
@@ -184,8 +197,28 @@ def _argument(
         form = "c · u^p" if kernel.scales else "a selection"
         _refuse(model, latent, f"{where} is {describe(d)} in it, not {form}")
     assert power is not None and held is not None
-    element = _element(model, latent, site, argument, d, where)
-    return Entrance(latent, kernel, element, LatentArgument(family, argument, float(power), held[0]), held[1])
+    element = _element(model, latent, site, argument, d, where, kernel)
+    inner = family
+    if isinstance(kernel, PowerLaw):
+        _require_known_bound(model, latent, site, argument)
+        inner = freed(family, argument) or family
+    return Entrance(latent, kernel, element, LatentArgument(inner, argument, float(power), held[0]), held[1])
+
+
+def _require_known_bound(model: Model, latent: str, site: Site, argument: str) -> None:
+    """Where a latent is an end of a site's support, what multiplies it decides which values are possible: a number.
+
+    Raises:
+        Refusal: it is not, or a Uniform site does not begin at 0.
+    """
+    arguments = model.outputs[site.name]["arguments"]
+    unknown = {i: (n, (None,) * max(1, len(model.program.shape(i)))) for n, i in model.inputs.items()}
+    moved = analyse(model.program, unknown, kinds=False)
+    if arguments[argument] in moved:
+        _refuse(model, latent, f"it is where the support of site {site.name!r} ends, times a parameter")
+    low = model.program.known.get(arguments["low"]) if "low" in arguments else 0.0
+    if low is None or not is_concrete(low) or np.any(np.asarray(low) != 0):
+        _refuse(model, latent, f"site {site.name!r} does not begin at 0, so that its length is not in proportion to it")
 
 
 def _complements(site: Site, argument: str, coordinates: Any, kernel: AbstractKernel) -> tuple[int, ...]:
@@ -213,7 +246,9 @@ def _conditional(model: Model, latent: str, site: Site, argument: str) -> Condit
     family, numbers = site.family, model.outputs[site.name]["arguments"]
     assert family is not None
     if argument in family.constants:
-        return None
+        family = freed(family, argument)
+        if family is None:
+            return None
     constants = {}
     for name in family.constants:
         value = model.program.known.get(numbers[name])
@@ -228,13 +263,15 @@ def _conditional(model: Model, latent: str, site: Site, argument: str) -> Condit
     return jax.eval_shape(lambda t, a: family.argument_conditional(argument, t, a, constants), statistics, given)
 
 
-def _element(model: Model, latent: str, site: Site, argument: str, d: Dependence, where: str) -> np.ndarray:
+def _element(
+    model: Model, latent: str, site: Site, argument: str, d: Dependence, where: str, kernel: AbstractKernel
+) -> np.ndarray:  # fmt: skip
     """Flat number of the latent's element that each element of a site meets, over its batch axes, compact."""
     family = site.family
     assert family is not None
     shape = model.program.shape(model.reads[latent].number)
     coords = d.coordinates[latent]
-    if isinstance(own_kernel(model.sites[latent], model.program, model.outputs[latent]), Odds):
+    if isinstance(kernel, Odds):
         coords = coords[:-1]
     event = model.sites[latent].event_ndim
     if event:

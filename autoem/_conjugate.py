@@ -13,7 +13,7 @@ import numpy as np
 from ._conjugacy import Entrance
 from ._evidence import Conjugate, Factor, Part, Rows, over_states
 from ._factors import Skeleton
-from ._family import AbstractKernel, HalfLine, LatentArgument
+from ._family import AbstractKernel, HalfLine, LatentArgument, PowerLaw, positive_bounds
 from ._laid import Laid
 from ._links import flat_index, is_concrete
 from ._model import Model
@@ -42,6 +42,7 @@ def lay_out_conjugate(
     sizes = {n: math.prod(model.sites[n].batch_shape) for n in names}
     offsets = dict(zip(sizes, np.cumsum([0, *sizes.values()]).tolist(), strict=False))
     parts: dict[str, list[Rows]] = {n: [] for n in names}
+    bounds: dict[str, Any] = {}
     met = {n: np.full(sum(sizes.values()), -1) for n in discrete}
     kernels = {}
     for index, ((factor, skeleton), shape) in enumerate(zip(relevant, shapes, strict=True)):
@@ -49,12 +50,15 @@ def lay_out_conjugate(
         assert entrance is not None
         kernels[entrance.latent] = entrance.kernel
         parts[entrance.latent].append(_rows(index, factor, entrance, shape, states, sizes[entrance.latent]))
+        if isinstance(entrance.kernel, PowerLaw):
+            before = bounds.get(entrance.latent)
+            bounds[entrance.latent] = _narrowed(before, factor, entrance, skeleton, states, sizes[entrance.latent])
         cells = offsets[entrance.latent] + _spread(entrance.element, factor.batch_shape)
         for name in factor.latents:
             _meet(model, met[name], name, skeleton, cells, entrance.latent)
     _require_data(parts, kernels, sizes)
     engine = Conjugate(
-        tuple(Part(n, kernels[n], sizes[n], tuple(rows)) for n, rows in parts.items()),
+        tuple(Part(n, kernels[n], sizes[n], tuple(rows), bounds.get(n)) for n, rows in parts.items()),
         tuple(f for f, _ in relevant),
         states,
     )
@@ -112,8 +116,7 @@ def _rows(
     kept = _spread(np.arange(count).reshape(kept_shape), factor.batch_shape)
     element = _spread(entrance.element, factor.batch_shape)
     if entrance.family is None:
-        base = jnp.full((1, len(element)), entrance.base)
-        matrix = np.asarray(entrance.matrix, jnp.result_type(float))
+        matrix, base = (np.asarray(a, jnp.result_type(float)) for a in (entrance.matrix, entrance.base))
         return Rows(index, matrix, base, None if count == 1 else kept, None, True)
     pairs, row = np.unique(element * count + kept, return_inverse=True)
     statistics, base = _added_up(factor, row.reshape(-1), len(pairs), states)
@@ -144,10 +147,50 @@ def _added_up(factor: Factor, row: np.ndarray, count: int, states: tuple[tuple[s
         base = base + factor.offset
 
     def pooled(array: Array) -> Array:
-        lead = len(factor.latents)
-        full = jnp.broadcast_to(array, (*array.shape[:lead], *factor.batch_shape, array.shape[-1]))
-        flat = jnp.reshape(full, (*full.shape[:lead], -1, full.shape[-1]))
-        flat = over_states(flat, factor.latents, states)
+        flat = _by_state(factor, array, states)
         return jax.vmap(lambda a: jax.ops.segment_sum(a, row, count))(flat)
 
     return pooled(features), pooled(base[..., None])[..., 0]
+
+
+def _by_state(factor: Factor, array: Array, states: tuple[tuple[str, int], ...]) -> Array:
+    """An array (latents..., batch..., F) of a site, for every joint state and row: (L or 1, rows, F)."""
+    lead = len(factor.latents)
+    full = jnp.broadcast_to(array, (*array.shape[:lead], *factor.batch_shape, array.shape[-1]))
+    return over_states(jnp.reshape(full, (*full.shape[:lead], -1, full.shape[-1])), factor.latents, states)
+
+
+def _narrowed(
+    bounds: Any, factor: Factor, entrance: Entrance, skeleton: Skeleton, states: tuple[tuple[str, int], ...], size: int
+) -> Any:
+    """Bounds (L or 1, size, 2) of a power law: those of its own support, or as the data of one more site move them.
+
+    Raises:
+        Refusal: the latent is an end of that site's support times what is no positive number.
+    """
+    if entrance.family is None:
+        found = positive_bounds(skeleton.site.constraint)
+        assert found is not None
+        own = np.stack([_spread(b, factor.batch_shape) for b in found], -1)[None].astype(jnp.result_type(float))
+        return own if bounds is None else _closer(bounds, own)
+    times = factor.constants[entrance.family.argument]
+    if not is_concrete(times) or np.any(np.asarray(times) <= 0):
+        raise Refusal(f"The support of site {factor.site!r} ends at {entrance.latent!r} times what is not known to be "
+                      "positive.")  # fmt: skip
+    assert factor.value is not None
+    found, side = entrance.family.bound(factor.value, times, factor.constants)
+    nothing = -side * jnp.inf
+    if factor.weight is not None:
+        found = jnp.where(factor.weight > 0, found, nothing)
+    element = _spread(entrance.element, factor.batch_shape)
+    flat = _by_state(factor, found[..., None], states)[..., 0]
+    extreme = jax.ops.segment_max if side > 0 else jax.ops.segment_min
+    met = jax.vmap(lambda a: extreme(a, element, size))(flat)
+    free = jnp.full_like(met, jnp.inf if side > 0 else -jnp.inf)
+    moved = jnp.stack([met, free] if side > 0 else [free, met], -1)
+    return moved if bounds is None else _closer(bounds, moved)
+
+
+def _closer(first: Any, second: Any) -> Any:
+    """The closer of two pairs of bounds: (..., 2)."""
+    return jnp.stack([jnp.maximum(first[..., 0], second[..., 0]), jnp.minimum(first[..., 1], second[..., 1])], -1)

@@ -8,9 +8,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist
+from numpyro.distributions import constraints
 
 from ._evidence import Conjugate, Mixed, log_density
-from ._family import HalfLine
+from ._family import BoundedPowerLaw, HalfLine, PowerLaw
 from ._gaussian_posterior import state_distribution
 from ._sites import Site
 from ._types import Array, Key
@@ -42,7 +43,10 @@ def conjugate_distribution(engine: Conjugate, site: Site, weights: Array | None,
         return kernel.distribution(eta[..., 0, :]).to_event(site.hidden)
     weights = jnp.reshape(weights, (states, *site.batch_shape))
     mixing = state_distribution(weights)
-    if isinstance(kernel, HalfLine):  # NumPyro wants to be told that all components have one support
+    if isinstance(kernel, PowerLaw):  # each state has its own bounds
+        each = [BoundedPowerLaw(eta[..., state, :]) for state in range(states)]
+        mixture = dist.MixtureGeneral(mixing, each, support=constraints.positive, validate_args=False)
+    elif isinstance(kernel, HalfLine):  # NumPyro wants to be told that all components have one support
         each = [kernel.distribution(eta[..., state, :]) for state in range(states)]
         mixture = dist.MixtureGeneral(mixing, each, support=each[0].support, validate_args=False)
     else:

@@ -228,7 +228,7 @@ def _is_scaled_by_data(skeleton: Skeleton, data: Mapping[str, Any]) -> bool:
     entrance = skeleton.entrance
     if entrance is None or entrance.family is None or not entrance.kernel.scales or skeleton.touches:
         return False
-    if entrance.family.argument_ndims[entrance.family.argument]:
+    if entrance.family.argument_ndims[entrance.family.argument] or entrance.family.bounding:
         return False
     c = data[entrance.family.argument]
     if c is None or not is_concrete(c) or np.size(c) < 2:

@@ -20,8 +20,10 @@ from ._family import (
     AbstractKernel,
     AbstractScaleMixture,
     Odds,
+    Pareto,
     Uniform,
     alternatives,
+    bounded_kernels,
     find_family,
     kernel_of,
     matrix_kernel,
@@ -199,6 +201,15 @@ def _inside(base: Any, value: Array) -> Array:
     return jnp.all(inside, -1) | ~point
 
 
+def _filler(base: Any, value: Array) -> Any:
+    """Possible data in the place of those masked out; where they end at an unknown, data that do not depend on it."""
+    if isinstance(base, dist.Uniform):
+        return jnp.broadcast_to(jnp.asarray(base.low), jnp.shape(value))
+    if isinstance(base, dist.Pareto) and not is_concrete(base.scale):
+        return jnp.ones_like(value)
+    return base.support.feasible_like(value)
+
+
 def site_outputs(site: Site, again: Mapping[str, Any]) -> dict[str, Any]:
     """The values of interest at one site, as functions of the unknowns."""
     raw = again["value"]
@@ -210,7 +221,7 @@ def site_outputs(site: Site, again: Mapping[str, Any]) -> dict[str, Any]:
         scale = jnp.reshape(scale, [*jnp.shape(scale), *([1] * (site.hidden if jnp.ndim(scale) else 0))])
     if mask is not None and site.role == "observed" and not isinstance(base, _UNIT):
         keep = jnp.reshape(mask, [*jnp.shape(mask), *([1] * site.event_ndim)])
-        value = jnp.where(keep, value, base.support.feasible_like(jnp.asarray(value)))
+        value = jnp.where(keep, value, _filler(base, jnp.asarray(value)))
     arguments = {}
     if site.family is not None:
         for name in site.family.argument_ndims:
@@ -253,15 +264,22 @@ def off_the_ends(fn: Any, value: Array) -> Array:
     return jnp.where(value > above, above, value)
 
 
+def _bounded_kernel(site: Site, bounds: Sequence[Any]) -> AbstractKernel | None:
+    """A probability on the unit interval, a power law on other positive numbers; its bounds have to be numbers."""
+    if any(b is None for b in bounds) or not is_concrete(*bounds):
+        return None
+    if isinstance(site.family, Uniform) and np.all(np.equal(bounds[0], 0)) and np.all(np.equal(bounds[1], 1)):
+        return Odds()
+    return next(iter(bounded_kernels(site.constraint)), None)
+
+
 def own_kernel(site: Site, program: Program, outputs: Mapping[str, Any]) -> AbstractKernel | None:
     """The features through which a continuous latent enters its own density; None where no engine knows them."""
     if site.family is None:
         return None
     arguments = outputs["arguments"]
-    if isinstance(site.family, Uniform):
-        low, high = (program.known.get(arguments[n], np.nan) for n in ("low", "high"))
-        unit = is_concrete(low, high) and np.all(np.equal(low, 0)) and np.all(np.equal(high, 1))
-        return Odds() if unit else None
+    if isinstance(site.family, Uniform | Pareto):
+        return _bounded_kernel(site, [program.known.get(arguments[n]) for n in site.family.constants])
     shapes = {n: jax.ShapeDtypeStruct(program.shape(i), jnp.result_type(float)) for n, i in arguments.items()}
     conditional = jax.eval_shape(site.family.value_conditional, shapes)
     shape = program.shape(outputs["value"])
@@ -274,5 +292,5 @@ def own_kernel(site: Site, program: Program, outputs: Mapping[str, Any]) -> Abst
     if not all(v is not None and is_concrete(v) and np.unique(v).size == 1 for v in numbers.values()):
         return None
     constants = {n: float(np.ravel(v)[0]) for n, v in numbers.items()}  # type: ignore[arg-type]
-    held = (k for k in alternatives(site.constraint) if (s := spanned(k, site.family, constants)) and len(s[0]) > 1)
+    held = (k for k in alternatives(site.constraint) if (s := spanned(k, site.family, constants)) and s[0].shape[1] > 1)
     return next(held, None)

@@ -619,7 +619,7 @@ REFUSED = {
     in_a_factor: "site 'extra' .Unit. depends on it, and Unit has no canonical form",
     censored: "site 'x' .Unit. depends on it",
     truncated_child: "the scale of site 'x' .* depends on it, and that argument has no features",
-    truncated_prior: "is neither Gaussian nor conjugate",
+    truncated_prior: r"through \{log u\} and the probs of site .x. \(Binomial\) through \{log u, log\(1-u\)\}",
     now_this_now_that: "several elements of it|so the two are not conjugate",
     other_matrix: "so the two are not conjugate",
     turned_matrix: "not a selection of whole vectors",

@@ -29,8 +29,8 @@ class Rows(eqx.Module):
     Attributes:
         factor: index of the site's factor in the block.
         statistics: (L or 1, P, F) of the data, or (L or 1, P, 3F) where these scale the latent; of the latent's own
-            density (F, 1 + M), T(u) in terms of (1, φ(u)).
-        base: (L or 1, P) log density whatever the slots.
+            density (1 or P, F, 1 + M), T(u) in terms of (1, φ(u)).
+        base: (L or 1, P) log density whatever the slots; of the latent's own density (1 or P, 1 + M).
         kept: (P,) flat index into the slots' batch axes; None where these have one element.
         element: (P,) element of the latent; None where row j goes with element j.
         own: whether the site is the latent's own density.
@@ -47,12 +47,24 @@ class Rows(eqx.Module):
 
 
 class Part(eqx.Module):
-    """One latent: its features, how many elements it has, and all that it enters."""
+    """One latent: its features, how many elements it has, and all that it enters.
+
+    Attributes:
+        name, kernel, size, rows: as the words say.
+        bounds: (L or 1, size, 2): between which the elements lie, of a kernel that has such coefficients, else None.
+    """
 
     name: str = eqx.field(static=True)
     kernel: AbstractKernel
     size: int = eqx.field(static=True)
     rows: tuple[Rows, ...]
+    bounds: Leaf | None = None
+
+    def with_bounds(self, eta: Array) -> Array:
+        """All that the kernel wants to know: (L, size, M) or more."""
+        if self.bounds is None:
+            return eta
+        return jnp.concatenate([eta, jnp.broadcast_to(jnp.asarray(self.bounds), (*eta.shape[:2], 2))], -1)
 
 
 class Conjugate(eqx.Module):
@@ -100,7 +112,9 @@ class Conjugate(eqx.Module):
         for part in self.parts:
             total: Any = jnp.zeros((states, part.size, 1 + part.kernel.width))
             for rows in part.rows:
-                base = jnp.pad(jnp.asarray(rows.base)[..., None], ((0, 0), (0, 0), (0, part.kernel.width)))
+                base = jnp.asarray(rows.base)
+                if not rows.own:
+                    base = jnp.pad(base[..., None], ((0, 0), (0, 0), (0, part.kernel.width)))
                 found = self._contribution(rows, slots[rows.factor])
                 if rows.columns is not None:
                     wide = jnp.zeros((*found.shape[:-1], 1 + part.kernel.width), found.dtype)
@@ -119,7 +133,10 @@ class Conjugate(eqx.Module):
         if rows.kept is not None:
             flat = flat[:, rows.kept]
         if rows.own:
-            return jnp.einsum("lpf,fm->lpm", flat, rows.statistics)
+            if len(rows.statistics) == 1:
+                return jnp.einsum("lpf,fm->lpm", flat, rows.statistics[0])
+            return jnp.einsum("lpf,pfm->lpm", jnp.broadcast_to(flat, (flat.shape[0], *rows.statistics.shape[:2])),
+                              rows.statistics)  # fmt: skip
         assert isinstance(factor.family, LatentArgument)
         split = factor.family.split(flat)
         if "coefficient" in factor.constants:
@@ -131,15 +148,15 @@ class Conjugate(eqx.Module):
     def tables(self, slots: Sequence[Any]) -> Array:
         """Log evidence of every element for every joint state of the discrete latents: (L, cells)."""
         found = zip(self.parts, self.coefficients(slots), strict=True)
-        return jnp.concatenate([c[..., 0] + p.kernel.log_normaliser(c[..., 1:]) for p, c in found], 1)
+        return jnp.concatenate([c[..., 0] + p.kernel.log_normaliser(p.with_bounds(c[..., 1:])) for p, c in found], 1)
 
     def weighted_statistics(self, slots: Sequence[Any], weights: Array) -> list[Any]:
         """Expected statistics where cell c is in joint state l with probability weights[l, c]."""
         return jax.grad(lambda s: jnp.sum(weights * self.tables(s)))(list(slots))
 
     def solve(self, slots: Sequence[Any]) -> list[Array]:
-        """η of every element for every joint state: per latent (L, elements, M)."""
-        return [c[..., 1:] for c in self.coefficients(slots)]
+        """η of every element for every joint state: per latent (L, elements, M), and the bounds where there are any."""
+        return [p.with_bounds(c[..., 1:]) for p, c in zip(self.parts, self.coefficients(slots), strict=True)]
 
     def heights(self, slots: Sequence[Any]) -> Array:
         """Log density of every cell at its own mode, for every joint state: (L, cells)."""
@@ -151,4 +168,4 @@ class Conjugate(eqx.Module):
 
 def log_density(kernel: AbstractKernel, eta: Array, value: Array) -> Array:
     """⟨η, φ(u)⟩ less the log normaliser."""
-    return jnp.sum(eta * kernel.features(value), -1) - kernel.log_normaliser(eta)
+    return jnp.sum(eta[..., : kernel.width] * kernel.features(value), -1) - kernel.log_normaliser(eta)

@@ -10,6 +10,7 @@ from ._base import (
 from ._conditional import (
     LOG_ZERO as LOG_ZERO,
     AbsoluteDeviation as AbsoluteDeviation,
+    Bounding as Bounding,
     Circular as Circular,
     Conditional as Conditional,
     Flat as Flat,
@@ -31,11 +32,15 @@ from ._kernel import (
     exponent_of as exponent_of,
     kernel_of as kernel_of,
 )
+from ._power_law import BoundedPowerLaw as BoundedPowerLaw, PowerLaw as PowerLaw
 from ._recognition import (
     alternatives as alternatives,
+    bounded_kernels as bounded_kernels,
     embedded as embedded,
+    freed as freed,
     half_line as half_line,
     matrix_kernel as matrix_kernel,
+    positive_bounds as positive_bounds,
     spanned as spanned,
 )
 from ._scale_mixture import AbstractScaleMixture as AbstractScaleMixture
@@ -50,7 +55,7 @@ from .exponential import Exponential
 from .gamma import Gamma
 from .geometric import Geometric
 from .half_normal import HalfNormal
-from .improper_uniform import ImproperUniform
+from .improper_uniform import ImproperUniform as ImproperUniform
 from .inverse_gamma import InverseGamma
 from .laplace import Laplace
 from .latent_argument import LatentArgument as LatentArgument
@@ -61,7 +66,7 @@ from .multivariate_normal import MultivariateNormal as MultivariateNormal
 from .multivariate_student_t import MultivariateStudentT
 from .negative_binomial import NegativeBinomial
 from .normal import Normal as Normal
-from .pareto import Pareto
+from .pareto import Pareto as Pareto
 from .poisson import Poisson
 from .soft_laplace import SoftLaplace
 from .student_t import StudentT

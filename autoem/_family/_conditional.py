@@ -36,6 +36,18 @@ class LogPower(eqx.Module):
         return f"log u, u^{self.exponent:g}"
 
 
+class Bounding(eqx.Module):
+    """a log u while u is on its side of a datum: above it (side 1) or below it (side -1), else nothing is possible."""
+
+    log: Array
+    side: int = eqx.field(static=True)
+
+    @property
+    def features(self) -> str:
+        """The features by name."""
+        return f"log u, u {'≥' if self.side > 0 else '≤'} x"
+
+
 class Quadratic(eqx.Module):
     """linear · u - ½ u' precision u. Scalars (`ndim` 0) or vectors with a full precision matrix (`ndim` 1)."""
 
@@ -111,7 +123,9 @@ def nearby(conditional: AbsoluteDeviation, current: Array) -> Quadratic:
     return Quadratic(precision, precision * conditional.points + conditional.tilt)
 
 
-Conditional = AbsoluteDeviation | Flat | LogPower | Quadratic | LogSimplex | LogOdds | InverseMatrix | Circular
+Conditional = (
+    AbsoluteDeviation | Bounding | Flat | LogPower | Quadratic | LogSimplex | LogOdds | InverseMatrix | Circular
+)
 
 
 LOG_ZERO = -1e30

@@ -19,7 +19,7 @@ import numpyro.distributions as dist
 from jax.scipy.special import gammaln, i0e
 
 from .._types import Array
-from ._conditional import Circular, Conditional, InverseMatrix, LogOdds, LogPower, LogSimplex, Quadratic
+from ._conditional import Bounding, Circular, Conditional, InverseMatrix, LogOdds, LogPower, LogSimplex, Quadratic
 from ._features import log_complement, stack, unstack
 
 _SMALLEST = 1e-10
@@ -351,6 +351,8 @@ def coefficients_of(conditional: Any) -> Array:
         return stack(conditional.log, conditional.power)
     if isinstance(conditional, Quadratic):
         return stack(conditional.linear, -conditional.precision / 2)
+    if isinstance(conditional, Bounding):
+        return jnp.asarray(conditional.log)[..., None]
     if isinstance(conditional, LogOdds):
         return stack(conditional.successes, conditional.failures)
     if isinstance(conditional, Circular):

@@ -10,11 +10,14 @@ import numpy as np
 
 from .._types import Arrays
 from ._base import AbstractFamily
-from ._conditional import Conditional, InverseMatrix, Quadratic
+from ._conditional import Bounding, Conditional, InverseMatrix, Quadratic
 from ._generalised import Generalised
 from ._half_line import HalfLine
 from ._kernel import AbstractKernel, Odds, Power, Simplex, kernel_of
 from ._matrix_kernel import Matrix
+from ._power_law import PowerLaw
+from .pareto import Pareto
+from .uniform import Uniform
 
 
 def half_line(constraint: Any) -> tuple[float, int] | None:
@@ -26,31 +29,80 @@ def half_line(constraint: Any) -> tuple[float, int] | None:
     return (float(bound[0]), 1 if high is None else -1) if bound.size == 1 else None
 
 
+def positive_bounds(constraint: Any) -> tuple[np.ndarray, np.ndarray] | None:
+    """Lower and upper bounds of an interval or a half line of positive numbers, as arrays; None for other supports."""
+    low, high = (getattr(constraint, n, None) for n in ("lower_bound", "upper_bound"))
+    if low is None:
+        return None
+    lower, upper = np.asarray(low, float), np.asarray(np.inf if high is None else high, float)
+    return (lower, upper) if np.all(lower >= 0) and np.all(upper > lower) else None
+
+
+def bounded_kernels(constraint: Any) -> tuple[PowerLaw, ...]:
+    """Power laws on a support: without an end (unless data set one) or with one."""
+    found = positive_bounds(constraint)
+    if found is None or np.any(np.isinf(found[1])) != np.all(np.isinf(found[1])):
+        return ()
+    return (PowerLaw(False), PowerLaw(True)) if np.all(np.isinf(found[1])) else (PowerLaw(True),)
+
+
 def alternatives(constraint: Any) -> tuple[AbstractKernel, ...]:
     """Kernels on a support that no prior need have been written for."""
     found = half_line(constraint)
-    if found is None:
-        return ()
-    return (HalfLine(*found), Generalised()) if found == (0.0, 1) else (HalfLine(*found),)
+    own: tuple[AbstractKernel, ...] = () if found is None else (HalfLine(*found),)
+    return (*own, *([Generalised()] if found == (0.0, 1) else []), *bounded_kernels(constraint))
 
 
-def spanned(kernel: AbstractKernel, family: AbstractFamily, constants: Arrays) -> tuple[np.ndarray, float] | None:
-    """A family's statistics in terms of (1, φ(u)), (F, 1 + M), and its log base measure; None where they are not.
+def freed(family: AbstractFamily, argument: str) -> AbstractFamily | None:
+    """The family where an argument at which its support ends is unknown; None where that is not known here."""
+    if isinstance(family, Uniform) and argument == "high":
+        return Uniform("high")
+    return Pareto("scale") if isinstance(family, Pareto) and argument == "scale" else None
+
+
+def _positions(kernel: AbstractKernel, constraint: Any) -> np.ndarray:
+    """Values inside the support (Q, elements, *event): those of the kernel, for a power law between its bounds."""
+    points = kernel.points()
+    bounds = positive_bounds(constraint) if isinstance(kernel, PowerLaw) else None
+    if bounds is None:
+        return points[:, None]
+    lower, upper = (np.ravel(b)[None] for b in np.broadcast_arrays(*bounds))
+    if np.isinf(upper[0, 0]):
+        return np.where(lower > 0, lower, 1.0) * points[:, None]
+    return lower + (upper - lower) * points[:, None] / (points.max() + 1)
+
+
+_WHOLE = 1e-5
+"""Within this, a coefficient is a whole number that the points have lost digits of."""
+
+
+def spanned(
+    kernel: AbstractKernel, family: AbstractFamily, constants: Arrays, constraint: Any = None
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """A family's statistics in terms of (1, φ(u)), (1 or elements, F, 1 + M), and its log base measure, (..., 1 + M).
 
     Args:
-        constants: of the family, as single numbers.
+        kernel, family: of the latent, and of its density.
+        constants: of the family: single numbers, or one for every element.
+        constraint: the support, where the kernel's points are not the same for all elements.
+
+    Returns None where they are not sums of features.
     """
     with jax.ensure_compile_time_eval():
-        points = jnp.asarray(kernel.points())
+        points = jnp.asarray(_positions(kernel, constraint))
         features = np.asarray(kernel.features(points))
         statistics = np.asarray(family.statistics(points, constants))
-        base = np.asarray(family.log_base(points, constants))
-    basis = np.concatenate([np.ones((len(features), 1)), features], 1)
-    # Statistics are sums of features: whole numbers, which rounding recovers and the points confirm.
-    matrix = np.round(np.linalg.lstsq(basis, statistics, rcond=None)[0])
-    if not np.abs(basis @ matrix - statistics).max() <= 1e-4 or np.ptp(base) > 1e-4:
+        base = np.asarray(family.log_base(points, constants))[..., None]
+    lead = np.broadcast_shapes(features.shape[:2], statistics.shape[:2], base.shape[:2])
+    one, features, statistics, base = (np.swapaxes(np.broadcast_to(a, (*lead, a.shape[-1])), 0, 1)
+                                       for a in (np.ones((1, 1, 1)), features, statistics, base))  # fmt: skip
+    basis, wanted = np.concatenate([one, features], -1), np.concatenate([statistics, base], -1)
+    found = np.linalg.pinv(basis) @ wanted
+    found = np.where(np.abs(found - np.round(found)) < _WHOLE, np.round(found), found)
+    if not np.abs(basis @ found - wanted).max() <= 1e-4:
         return None
-    return matrix.T, float(base[0])
+    found = np.swapaxes(found, 1, 2)
+    return found[:, :-1], found[:, -1]
 
 
 def embedded(
@@ -71,6 +123,9 @@ def embedded(
         return (kernel, None) if own == kernel else None
     if isinstance(kernel, Odds):
         return _of_probability(conditional, complements)
+    if isinstance(kernel, PowerLaw):
+        moves = isinstance(conditional, Bounding) and (kernel.ends or conditional.side * power > 0)
+        return (kernel, None) if moves else None
     own = kernel_of(conditional, power, getattr(kernel, "size", 1))
     if own == kernel:
         return kernel, None

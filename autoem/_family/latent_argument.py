@@ -7,11 +7,14 @@ from typing import Any, ClassVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from .._types import Array, Arrays
 from ._base import AbstractFamily
-from ._conditional import Conditional, InverseMatrix, LogPower, Quadratic
+from ._conditional import Bounding, Conditional, InverseMatrix, LogPower, Quadratic
+from ._features import as_float
 from ._kernel import AbstractKernel, coefficients_of, multiplied
+from ._power_law import PowerLaw
 
 
 class LatentArgument(AbstractFamily):
@@ -87,6 +90,8 @@ class LatentArgument(AbstractFamily):
             own = jnp.moveaxis(coefficients_of(multiplied(conditional, given[self.argument])), 0, -2)
             constant = slots - own[..., 1]
             own = own * jnp.array([self.power, 1.0])
+        elif isinstance(conditional, Bounding):
+            own, constant = self.power * jnp.moveaxis(coefficients_of(conditional), 0, -2), slots
         elif isinstance(conditional, Quadratic):
             own = jnp.moveaxis(coefficients_of(multiplied(conditional, given[self.argument])), 0, -2)
             constant = slots - own[..., 0] - own[..., 1]
@@ -96,6 +101,29 @@ class LatentArgument(AbstractFamily):
         shape = (*jnp.broadcast_shapes(constant.shape, own.shape[:-1]), own.shape[-1])
         both = jnp.concatenate([jnp.broadcast_to(constant, shape[:-1])[..., None], jnp.broadcast_to(own, shape)], -1)
         return jnp.reshape(both, (*shape[:-2], -1))
+
+    @property
+    def bounding(self) -> bool:
+        """Whether the latent is where the support ends: its feature is log u."""
+        return isinstance(self.kernel, PowerLaw)
+
+    def bound(self, value: Array, times: Array, constants: Arrays) -> tuple[Array, int]:
+        """Where a datum ends the latent's support, and whether that begins there (1) or ends (-1).
+
+        Args:
+            value: the data.
+            times: c, where the argument is c · u^p.
+            constants: of the inner family.
+        """
+        given = dict.fromkeys(self.argument_ndims, jnp.ones(()))
+        conditional = self.inner.argument_conditional(self.argument, self.inner.statistics(value, constants), given,
+                                                      constants)  # fmt: skip
+        assert isinstance(conditional, Bounding)
+        side = conditional.side if self.power > 0 else -conditional.side
+        exact = np.all(np.asarray(times) == 1) and self.power == 1
+        found = (jnp.maximum(as_float(value), 0.0) / times) ** (1 / self.power)
+        # Rounding must not leave the datum outside of the support that begins or ends at it.
+        return found if exact else found * (1 + side * 4 * jnp.finfo(found.dtype).eps), side
 
     @property
     def quadratic(self) -> bool:
@@ -135,6 +163,8 @@ class LatentArgument(AbstractFamily):
         if not self.kernel.scales:
             return None
         plain = self.inner.argument_conditional(name, split[..., 0], arguments, constants)
+        if self.bounding:
+            return None if name == self.argument else self._beside_bound(name, split, arguments, constants)
         if name == self.argument:
             powers = self.inner.argument_conditional(name, split[..., 2], arguments, constants)
             if self.quadratic:
@@ -168,6 +198,19 @@ class LatentArgument(AbstractFamily):
 
         (log, _), (_, power), (_, fixed) = parts(split[..., 1]), parts(split[..., 2]), parts(split[..., 0])
         return jax.tree.map(lambda k, k0, k1, k2: k - k0 + self.power * k1 + k2, plain, fixed, log, power)
+
+    def _beside_bound(self, name: str, split: Array, arguments: Arrays, constants: Arrays) -> Any:
+        """Another argument's conditional where c · u^p is a bound a: it is K₀ + K₁ log a, of each T its part."""
+
+        def at(t: Array, log: Array) -> Any:
+            moved = {**arguments, self.argument: arguments[self.argument] * jnp.exp(log)}
+            return self.inner.argument_conditional(name, t, moved, constants)
+
+        plain = at(split[..., 0], jnp.zeros(()))
+        if plain is None:
+            return None
+        slope = jax.jvp(lambda log: at(split[..., 1], log), (jnp.zeros(()),), (jnp.ones(()),))[1]
+        return jax.tree.map(lambda k, s: k + self.power * s, plain, slope)
 
     def _beside_location(self, name: str, split: Array, arguments: Arrays, constants: Arrays) -> Any:
         """Another argument's conditional where c · u is the location a: it is K₀ + K₁ a + K₂ a², of each T its part."""
