@@ -19,7 +19,7 @@ from tests.test_random_models import check_ascent, check_e_step
 KEY = jax.random.key(0)
 
 
-QUICK = {"ragged_sequences", "capture_recapture"}
+QUICK = {"ragged_sequences"}
 """Each mechanism once; the others run in `make slow`."""
 
 

@@ -42,7 +42,7 @@ def slow_but(*names):
     return [pytest.param(n, marks=[] if n in names else [pytest.mark.slow]) for n in CASES]
 
 
-@pytest.mark.parametrize("name", slow_but("poisson_intercepts", "stochastic_frontier"))
+@pytest.mark.parametrize("name", slow_but("poisson_intercepts"))
 def test_log_likelihood_gradient_and_statistics(name, made):
     case, oracle, em = made(name)
     params = at(case)

@@ -87,7 +87,8 @@ def results(model, params):
     return derivation.latents["z"].method, value, state.params, (posterior.mean, posterior.variance), score
 
 
-@pytest.mark.parametrize("seed", [0, *(pytest.param(s, marks=pytest.mark.slow) for s in range(1, 60))])
+@pytest.mark.slow  # test_kalman.py has one of these chains beside dense algebra
+@pytest.mark.parametrize("seed", range(60))
 def test_level_by_level_as_densely(seed, monkeypatch):
     model, params = chain(seed)
     method, *dense = results(model, params)

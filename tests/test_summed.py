@@ -56,7 +56,7 @@ def test_log_likelihood_gradient_and_statistics(name, made):
         assert_allclose(of_q[n], direct[n], rtol=1e-7, atol=1e-8, err_msg=n)
 
 
-@pytest.mark.parametrize("name", slow_but("zero_inflated_intercepts"))
+@pytest.mark.parametrize("name", slow_but("mixture_of_intercepts"))
 def test_posterior(name, made):
     case, oracle, em = made(name)
     params = at(case)
