@@ -13,7 +13,6 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.flatten_util import ravel_pytree
 from numpyro.distributions import biject_to
 
@@ -215,6 +214,8 @@ def lbfgs(objective: Callable[[Array], Array], start: Array, steps: int) -> tupl
     """L-BFGS ascent (optax, zoom line search): the best point met, never one below the start; and, as `newton` has it,
     which derivatives were not finite.
     """
+    import optax  # here: few fits come to it, and it takes a tenth of the time of `import autoem`
+
     solver = optax.lbfgs()
     negative = lambda x: -objective(x)  # noqa: E731
     value_and_grad = optax.value_and_grad_from_state(negative)
