@@ -75,7 +75,7 @@ def _require_data(parts: dict[str, list[Rows]], kernels: dict[str, AbstractKerne
         if not isinstance(kernel, HalfLine):
             continue
         own = next(rows for rows in parts[name] if rows.own)
-        if np.any(np.asarray(own.statistics)[:, 2]):
+        if np.any(np.asarray(own.statistics)[..., 2]):
             continue
         met = np.zeros(sizes[name], bool)
         for rows in (r for r in parts[name] if not r.own and is_concrete(r.statistics)):
