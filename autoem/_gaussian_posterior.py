@@ -140,6 +140,6 @@ def _chosen(evidence: Mixed[Gaussian], states: dict[str, Array], solved: Sequenc
             result.append(Path(mean=mean, **{n: getattr(solution, n)[state, classes] for n in names}))
             continue
         assert isinstance(solution, Solution)  # no borders where there are discrete latents
-        root, covariance = solution.root[state, classes], solution.covariance[state, classes]
-        result.append(Solution(mean, root, covariance))
+        names = ("root", "half", "covariance")
+        result.append(Solution(mean, *(getattr(solution, n)[state, classes] for n in names)))
     return result

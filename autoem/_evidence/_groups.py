@@ -89,10 +89,18 @@ def combined(parts: Any, phi: Array, spec: str) -> Array:
 
 
 class Solution(eqx.Module):
-    """The posterior of a group: mean (Q, n, S), lower Cholesky factor of A (Q, S, S) and A⁻¹ (Q, S, S)."""
+    """The posterior of a group.
+
+    Attributes:
+        mean: (Q, n, S).
+        root: (Q, S, S) the lower Cholesky factor of A.
+        half: (Q, S, S) its inverse, transposed: A⁻¹ = half half'.
+        covariance: (Q, S, S) A⁻¹.
+    """
 
     mean: Leaf
     root: Leaf
+    half: Leaf
     covariance: Leaf
 
     def between(self, row: Any, first: Array, second: Array) -> Array:

@@ -1,4 +1,7 @@
-"""One group of Gaussian cells in information form: normal equations, posterior, and expected second moments."""
+"""One group of Gaussian cells in information form: normal equations, posterior, and expected second moments.
+
+Where these equations lose too many digits, and the cells are few enough, orthogonal transformations take their place.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,9 @@ import numpy as np
 
 from .._types import Array
 from ._arrow import Arrow, ArrowSolution, arrow_posterior
+from ._branches import either
 from ._groups import Group, Piece, Solution, Terms, combined, row_terms
+from ._orthogonal import can_be_orthogonal, enough, finite_cholesky, orthogonal
 
 _LOG_2PI = math.log(2 * math.pi)
 
@@ -78,38 +83,68 @@ def solve(group: Group, terms: Sequence[Terms]) -> tuple[Solution | ArrowSolutio
             a, b = _normal_equations(piece, design, precision, residual, width, group.arrow)
             matrix, right = matrix + a, right + b
     alone = 1 - group.real  # a slot without an element is a standard normal by itself
-    if group.arrow is None:
-        solution, log_det = _posterior(matrix + jnp.eye(width, dtype=right.dtype) * alone[:, None, :], right)
-    else:
+    met = [own for piece, own in zip(group.pieces, rows, strict=True) if piece.touching]
+    if group.arrow is not None:
         solution, log_det = arrow_posterior(group.arrow, matrix + group.arrow.diagonal(jnp.asarray(alone)), right)
-    quadratic: Any = jnp.zeros(group.valid.shape)
+        misfit = _misfit(group, rows, solution.mean)
+    else:
+        matrix = matrix + jnp.eye(width, dtype=right.dtype) * alone[:, None, :]
+        rescued = bool(met) and can_be_orthogonal(group)
+        solution, log_det = _posterior(matrix, right, rescued)
+        misfit = _misfit(group, rows, solution.mean)
+        if rescued:
+            found = solution, misfit, log_det
+            rest = [(design, residual) for _, design, residual in rows]
+            solution, misfit, log_det = either(enough(matrix, solution), found, lambda: orthogonal(group, terms, rest))
+    for piece, (precision, _, residual) in zip(group.pieces, rows, strict=True):
+        if not piece.touching:
+            misfit = misfit + _squares(residual, precision)
+    return solution, -misfit / 2, constant - log_det / 2
+
+
+def _squares(residual: Array, precision: Array) -> Array:
+    """Weighted squares of residuals (Q, n, R, D), by cell: (Q, n)."""
+    return jnp.einsum("qnrd,qrde,qnre->qn", residual, precision, residual)
+
+
+def _misfit(group: Group, rows: Sequence[Any], mean: Array) -> Array:
+    """Squared residuals at the mean of the rows that meet latents: (Q, n)."""
+    total: Any = jnp.zeros(group.valid.shape)
     for piece, (precision, design, residual) in zip(group.pieces, rows, strict=True):
-        left = residual + _meet(piece, design, solution.mean) if piece.touching else residual
-        quadratic = quadratic - jnp.einsum("qnrd,qrde,qnre->qn", left, precision, left) / 2
-    return solution, quadratic, constant - log_det / 2
+        if piece.touching:
+            total = total + _squares(residual + _meet(piece, design, mean), precision)
+    return total
 
 
-def _posterior(matrix: Array, right: Array) -> tuple[Solution, Array]:
+def _posterior(matrix: Array, right: Array, rescued: bool) -> tuple[Solution, Array]:
     """The posterior of precision A (Q, S, S), and A × mean = right (Q, n, S); and log|A| (Q,)."""
-    root, covariance, log_det = _factorise(matrix)
+    root, half = _factorise(matrix, rescued)
+    covariance = jnp.einsum("qsi,qti->qst", half, half)
     mean = jnp.einsum("qns,qst->qnt", right, covariance)
     # One step of refinement: A⁻¹ in hand is only as good as A's condition.
     left = right - jnp.einsum("qns,qst->qnt", mean, matrix)
-    return Solution(mean + jnp.einsum("qns,qst->qnt", left, covariance), root, covariance), log_det
+    solution = Solution(mean + jnp.einsum("qns,qst->qnt", left, covariance), root, half, covariance)
+    return solution, 2 * solution.height
 
 
-def _factorise(matrix: Array) -> tuple[Array, Array, Array]:
-    """Lower Cholesky factors, inverses and log determinants of (Q, S, S) matrices."""
+def _factorise(matrix: Array, finite: bool) -> tuple[Array, Array]:
+    """Lower Cholesky factors of (Q, S, S) matrices, and their inverses transposed.
+
+    See `finite_cholesky` for `finite`.
+    """
     width = matrix.shape[-1]
     if width == 0:
-        return matrix, matrix, jnp.zeros(matrix.shape[:1])
+        return matrix, matrix
     if width == 1:
-        return jnp.sqrt(matrix), 1 / matrix, jnp.log(matrix[..., 0, 0])
-    root = jnp.linalg.cholesky(matrix)
-    eye = jnp.broadcast_to(jnp.eye(width, dtype=matrix.dtype), matrix.shape)
-    half = jax.scipy.linalg.solve_triangular(root, eye, lower=True)
-    log_det = 2 * jnp.sum(jnp.log(jnp.diagonal(root, axis1=-2, axis2=-1)), -1)
-    return root, jnp.einsum("qsi,qsj->qij", half, half), log_det
+        root = jnp.sqrt(matrix)
+        return root, 1 / root
+    root = finite_cholesky(matrix) if finite else jnp.linalg.cholesky(matrix)
+    return root, jnp.swapaxes(_inverse(root), -1, -2)
+
+
+def _inverse(root: Array) -> Array:
+    eye = jnp.broadcast_to(jnp.eye(root.shape[-1], dtype=root.dtype), root.shape)
+    return jax.scipy.linalg.solve_triangular(root, eye, lower=True)
 
 
 def moments(
@@ -136,12 +171,12 @@ def moments(
     if spread:
         at = np.asarray(sorted(spread))
         touching = jnp.stack([spread[j] for j in at])
-        scaled = touching * (number[:, None] * piece.weight)[:, :, None, None]
-        if piece.slots is None:
-            assert isinstance(solution, Solution)
-            extra = jnp.einsum(f"aqrds,qst,bqret->{out}", scaled, solution.covariance, touching)
+        scale = (number[:, None] * piece.weight)[:, :, None, None]
+        if isinstance(solution, Solution) and (piece.slots is None or can_be_orthogonal(group)):
+            rooted = _rooted(piece.slots, touching, solution.half)
+            extra = jnp.einsum(f"aqrds,bqres->{out}", rooted * scale, rooted)
         else:
-            extra = _sparse_spread(piece.slots, scaled, touching, solution, out)
+            extra = _sparse_spread(piece.slots, touching * scale, touching, solution, out)
         index = np.ix_(at, np.arange(family.dim), at, np.arange(family.dim))
         found = found.at[index if piece.alike else (slice(None), slice(None), *index)].add(extra)
     count = piece.count * number[:, None]
@@ -150,7 +185,15 @@ def moments(
     return piece.kept.reshape(-1), count.reshape(-1), found.reshape(-1, *found.shape[2:])
 
 
-def _sparse_spread(slots: Array, scaled: Array, touching: Array, solution: Any, out: str) -> Array:
+def _rooted(slots: Any, touching: Array, half: Array) -> Array:
+    """What multiplies a standard normal vector in J (z - m): (parts, Q, R, D, S). Covariances would cancel earlier."""
+    if slots is None:
+        return jnp.einsum("aqrds,qst->aqrdt", touching, half)
+    picked = jax.vmap(lambda h, s: h[s])(half, jnp.maximum(slots, 0))
+    return jnp.einsum("aqrdt,qrdts->aqrds", jnp.where(slots >= 0, touching, 0.0), picked)
+
+
+def _sparse_spread(slots: Any, scaled: Array, touching: Array, solution: Any, out: str) -> Array:
     classes, rows, dim, touched = slots.shape
     flat = jnp.maximum(slots, 0).reshape(classes, rows, dim * touched)
     row = jnp.arange(classes)[:, None, None, None]

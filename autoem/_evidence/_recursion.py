@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from .._types import Array
+from ._branches import either
 from ._chain_tables import ChainShape, Potential, Variable
 from ._logarithmic import Gradient, lengths, logarithmic, message_before
 from ._parallel import in_parallel, messages_of, slopes_of
@@ -78,7 +79,7 @@ def differentiable(shape: ChainShape, first: Array, later: tuple[Potential, ...]
     def rescued() -> Any:
         return jax.tree.map(lambda a, b: jnp.where(sound, a, b), found, logarithmic(shape, first, later))
 
-    return jax.lax.cond(_everywhere(sound), lambda: found, rescued)
+    return either(sound, found, rescued)
 
 
 def unless(sound: Array, found: Any, other: Callable[..., Any], *operands: Any) -> Any:
@@ -93,17 +94,6 @@ def unless(sound: Array, found: Any, other: Callable[..., Any], *operands: Any) 
         return other(*own), jnp.asarray(True)
 
     return jax.lax.while_loop(lambda s: ~s[1], body, (found, sound))[0]
-
-
-@jax.custom_batching.custom_vmap
-def _everywhere(sound: Array) -> Array:
-    """True if it is for all that `vmap` computes together: a `cond` on it stays one, and costs one branch."""
-    return sound
-
-
-@_everywhere.def_vmap
-def _over_batch(size: int, batched: Any, sound: Array) -> tuple[Array, bool]:
-    return _everywhere(jnp.all(sound)), False
 
 
 class Weights(NamedTuple):
