@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from ._family import LogPower, LogSimplex
-from ._links import is_concrete, restricted, terms_of
-from ._places import Entries, Place, bounds, is_named, is_positive
+from ._links import restricted, terms_of
+from ._places import Entries, Place
+from ._supports import is_named, is_positive, known_bound
 from ._update import HiddenCounts
 
 
@@ -28,13 +27,13 @@ def hidden_counts(look: Entries, name: str, place: Place, augmented: bool) -> tu
         return None, ""
     if not look.complete.factors[place.entry].canonical:
         return None, ""
-    within = _known_bound(constraint)
+    within = known_bound(constraint)
     simplex = is_named(constraint, "simplex")
     kind = "power" if rate and not simplex else "simplex" if cells and simplex else "odds" if cells else ""
     if (kind == "power" and not _is_elementwise(constraint)) or (kind == "odds" and within != "unit") or not kind:
         return None, ""
     number = dict(look.complete.outputs[place.entry])[place.argument]
-    sign = {look.input[n]: b for n in look.complete.names if (b := _known_bound(look.model.parameters[n].constraint))}
+    sign = {look.input[n]: b for n in look.complete.names if (b := known_bound(look.model.parameters[n].constraint))}
     found = terms_of(look.program, look.input[name], sign, kind == "odds", number)
     what = f"the {place.argument} of {look.sites[place.entry]!r}"
     if found is None:
@@ -53,14 +52,3 @@ def _is_elementwise(constraint: Any) -> bool:
     """Positive, every element by itself."""
     base = getattr(constraint, "base_constraint", constraint)
     return is_positive(constraint) and not getattr(base, "event_dim", 1)
-
-
-def _known_bound(constraint: Any) -> str:
-    """What a constraint says of an element: "unit" (not above one either), "positive", or nothing."""
-    if is_named(constraint, "simplex"):
-        return "unit"
-    if not is_positive(constraint):
-        return ""
-    _, upper = bounds(constraint)
-    small = upper is not None and is_concrete(upper) and bool(np.all(np.asarray(upper) <= 1))
-    return "unit" if small else "positive"

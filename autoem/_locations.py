@@ -13,7 +13,8 @@ from ._family import AbsoluteDeviation, Flat, LinearGaussian
 from ._links import describe, flat_index
 from ._links._coordinates import collapse
 from ._model import Model, Parameter
-from ._places import Entries, Place, Plan, bounds, is_real, occurrence_of
+from ._places import Entries, Place, Plan, occurrence_of
+from ._supports import bounds, is_real
 from ._update import LeastSquares, Occurrence
 
 

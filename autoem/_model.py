@@ -18,16 +18,18 @@ from numpyro.primitives import Messenger
 from ._augment import Note, Rewritten, augment
 from ._densities import whole_density
 from ._lenient import Lenient
-from ._links import Program, analyse, evaluator, restricted, seams, trace
+from ._links import Program, analyse, evaluator, restricted, trace, without_abs
 from ._normalised import Unknowns, is_one
 from ._numbers import with_numbers
 from ._options import Sampling
+from ._pieces import cut, parts_of, pieces, whole as whole_site
 from ._reads import Read, separate
 from ._roles import check_names, chosen_sites, computed_supports, warn_of_subsamples
 from ._scans import aligned, watched
 from ._sites import Site, check_data, off_the_ends, own_kernel, read_site, site_outputs
+from ._supports import known_bound
 from ._types import Key, Params
-from ._unsummed import Term, as_site, unsummed
+from ._unsummed import unsummed
 from ._wrappers import is_discrete
 
 
@@ -234,7 +236,7 @@ def read_model(
         for name, site in samples.items()
         if not (name in flats or site["fn"] is None)
     }
-    sites = {n: _whole(site, samples[n].get("steps")) for n, site in steps.items()}
+    sites = {n: whole_site(site, samples[n].get("steps")) for n, site in steps.items()}
     latents = tuple(name for name, site in sites.items() if site.role == "latent")
     continuous = tuple(name for name, site in sites.items() if site.role == "continuous")
     unknowns = {name: p.initial for name, p in parameters.items()}
@@ -246,6 +248,10 @@ def read_model(
     run = functools.partial(_outputs, model, args, kwargs, augmented, order, steps, sites)
     program, numbers, parts = _traced(run, [unknowns[n] for n in order], sites, scanned)
     inputs = dict(zip(order, program.inputs, strict=True))
+    program, same = without_abs(
+        program, {inputs[n]: b for n, p in parameters.items() if (b := known_bound(p.constraint))}
+    )
+    numbers = jax.tree.map(lambda i: same.get(i, i), numbers)
     program, numbers, terms = unsummed(program, numbers, sites, [inputs[n] for n in (*latents, *continuous)])
     unknown = Unknowns({inputs[n]: p.constraint for n, p in parameters.items()},
                        {inputs[n]: sites[n].support for n in latents})  # fmt: skip
@@ -278,7 +284,7 @@ def read_model(
     numbers = jax.tree.map(lambda i: moved.get(i, i), numbers)
     reads |= {n: Read(n, i, avals[n].shape) for n, i in whole.items()}
     factors = {part: own for name, site in sites.items()
-               for part, own in _pieces(site, parts.get(name, {}), terms.get(name, ())).items()}  # fmt: skip
+               for part, own in pieces(site, parts.get(name, {}), terms.get(name, ())).items()}  # fmt: skip
     given = {n: inputs[n] for n in parameters}
     return Model(factors, parameters, hidden, latents, gaussians, program, given, reads, numbers, avals, unused,
                  conjugates, rewritten.auxiliaries, rewritten.notes, points,
@@ -333,7 +339,7 @@ def _outputs(
         again = augment(again, given, augmented).sites
         found = {n: scans.found[n] if n in scans.found else site_outputs(sites[n], again[n]) for n in sites}
     result = {name: found[name] for name in sites if name not in parts}
-    return result | {part: _cut(found[name], *span) for name in parts for part, span in parts[name].items()}
+    return result | {part: cut(found[name], *span) for name in parts for part, span in parts[name].items()}
 
 
 def _traced(
@@ -342,7 +348,7 @@ def _traced(
     """The program from unknowns to outputs, the outputs' numbers, and the sites that had to be taken in parts."""
     program, tree = trace(functools.partial(run, {}), *unknowns)
     numbers = jax.tree.unflatten(tree, program.outputs)
-    parts = _parts(sites, program, numbers, scanned)
+    parts = parts_of(sites, program, numbers, scanned)
     if parts:
         program, tree = trace(functools.partial(run, parts), *unknowns)
         numbers = jax.tree.unflatten(tree, program.outputs)
@@ -356,43 +362,6 @@ def _settle(out: dict[str, Any], program: Program, unknowns: Unknowns) -> None:
     if out["total"] is not None and is_one(program, out["total"], unknowns):
         out["arguments"].update(out["plain"])
     del out["raw"], out["total"], out["plain"]
-
-
-def _whole(site: Site, steps: int | None) -> Site:
-    """A site of a scan over all steps."""
-    return site if steps is None else replace(site, batch_shape=(steps, *site.batch_shape))
-
-
-def _pieces(site: Site, spans: Mapping[str, tuple[int, int]], terms: Sequence[Term]) -> dict[str, Site]:
-    """A site as it is, or what it was taken apart into."""
-    if terms:
-        return {t.name: as_site(site, t) for t in terms}
-    return {part: _part(site, part, *span) for part, span in spans.items()} or {site.name: site}
-
-
-def _part(site: Site, name: str, start: int, stop: int) -> Site:
-    """Some steps of a site."""
-    return replace(site, name=name, batch_shape=(stop - start, *site.batch_shape[1:]))
-
-
-def _cut(outputs: Any, start: int, stop: int) -> Any:
-    return jax.tree.map(lambda a: jax.lax.slice_in_dim(a, start, stop), outputs)
-
-
-def _parts(
-    sites: Mapping[str, Site], program: Program, numbers: Mapping[str, Any], scanned: set[str]
-) -> dict[str, dict[str, tuple[int, int]]]:
-    """Sites of scans whose first steps differ from the others: name of each part -> its steps."""
-    found = seams(program)
-    result: dict[str, dict[str, tuple[int, int]]] = {}
-    for name, site in sites.items():
-        seam = max((found.get(i, 0) for i in jax.tree.leaves(numbers[name])), default=0)
-        if name in scanned and seam and site.role != "maximised":
-            length = site.batch_shape[0]
-            result[name] = {f"{name}[{t}]": (t, t + 1) for t in range(min(seam, length))}
-            if length > seam:
-                result[name][f"{name}[{seam}:]"] = (seam, length)
-    return result
 
 
 def _reached(own: Sequence[str], number: int, program: Program, outputs: Mapping[str, Any]) -> list[str]:

@@ -11,11 +11,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from numpyro.distributions import constraints
 
 from ._complete import CompleteData
 from ._family import AbstractScaleMixture, Conditional
-from ._links import Dependence, analyse, describe, flat_index, is_concrete, own_coordinates, whole_event
+from ._links import Dependence, analyse, describe, flat_index, own_coordinates, whole_event
 from ._model import Model
 from ._types import Array
 from ._update import Occurrence, Update
@@ -171,32 +170,6 @@ def _floor(factor: Any) -> Any:
         return None
     lead = len(factor.latents) + len(factor.batch_shape)
     return _smallest(lead, factor.family.centre(factor.value), factor.weight)
-
-
-def bounds(constraint: Any) -> tuple[Any, Any]:
-    """Lower and upper bound of a constraint, None where there is none."""
-    base = getattr(constraint, "base_constraint", constraint)
-    return getattr(base, "lower_bound", None), getattr(base, "upper_bound", None)
-
-
-def is_positive(constraint: Any) -> bool:
-    """Whether a constraint keeps every element positive."""
-    lower, _ = bounds(constraint)
-    return lower is not None and is_concrete(lower) and bool(np.all(np.asarray(lower) >= 0))
-
-
-def is_real(constraint: Any) -> bool:
-    """Whether a constraint leaves every element free."""
-    base = getattr(constraint, "base_constraint", constraint)
-    return type(base) in (type(constraints.real), type(constraints.real_vector), type(constraints.real_matrix))
-
-
-def is_named(constraint: Any, *names: str) -> bool:
-    """Whether a constraint is one of NumPyro's, by name."""
-    base = getattr(constraint, "base_constraint", constraint)
-    return any(
-        base is getattr(constraints, n, None) or type(base) is type(getattr(constraints, n, None)) for n in names
-    )
 
 
 def occurrence_of(look: Entries, name: str, place: Place, kind: str, diagonal: bool) -> tuple[Occurrence | None, str]:

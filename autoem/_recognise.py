@@ -21,8 +21,9 @@ from ._family import AbsoluteDeviation, AbstractScaleMixture, Flat, InverseMatri
 from ._links import is_concrete, whole_event
 from ._locations import least_squares, location_fits, location_groups, mark_conditional
 from ._model import Model, Parameter
-from ._places import Entries, Place, Plan, bounds, is_named, is_positive, is_real, occurrence_of
+from ._places import Entries, Place, Plan, occurrence_of
 from ._separation import separate_blocks
+from ._supports import bounds, is_named, is_positive, is_real
 from ._types import StaticArray
 from ._update import KINDS, NEWTON_LIMIT, ClosedForm, HiddenCounts, LeastSquares, Numeric, Update
 

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 
+from ._as_gaussians import as_gaussians, outlined_as_gaussians
 from ._densities import log_density
 from ._family import (
     AbstractFamily,
@@ -31,7 +32,7 @@ from ._family import (
 )
 from ._links import Program, is_concrete
 from ._types import Array, Refusal
-from ._wrappers import argument, as_gaussians, element_shape, is_discrete, outlined_as_gaussians, peel
+from ._wrappers import argument, element_shape, is_discrete, peel
 
 _BERNOULLI = (dist.BernoulliProbs, dist.BernoulliLogits)
 _CATEGORICAL = (dist.CategoricalProbs, dist.CategoricalLogits)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
 import numpyro.distributions as dist
 
 _WRAPPERS = (dist.Independent, dist.MaskedDistribution, dist.ExpandedDistribution)
@@ -64,61 +63,6 @@ def element_shape(fn: Any, value: Any) -> tuple[int, ...]:
 def is_discrete(fn: Any) -> bool:
     """Whether a distribution's values can be counted."""
     return bool(getattr(peel(fn).base.support, "is_discrete", False))
-
-
-def as_gaussians(fn: Any, value: Any) -> Any:
-    """A Gaussian random walk or state space as one Gaussian a step, given the step before; a conditional autoregression
-    as the Gaussian with its precision; others as they are.
-
-    Args:
-        fn: a distribution over all steps.
-        value: of all steps, those to which the walk is to be compared.
-    """
-    peeled = peel(fn)
-    base, value = peeled.base, jnp.asarray(value)
-    if type(base) is dist.GaussianRandomWalk:
-        before = jnp.concatenate([jnp.zeros_like(value[..., :1]), value[..., :-1]], -1)
-        own: Any = dist.Normal(before, jnp.expand_dims(base.scale, -1), validate_args=False)
-    elif type(base) is dist.GaussianStateSpace:
-        start = jnp.broadcast_to(base.initial_value, value[..., 0, :].shape)[..., None, :]
-        before = jnp.concatenate([start, value[..., :-1, :]], -2) @ base.transition_matrix.T
-        name, matrix = _noise(base)
-        own = dist.MultivariateNormal(before, **{name: matrix[..., :1, :, :]}, validate_args=False)
-    elif type(base) is dist.CAR:
-        own = dist.MultivariateNormal(base.loc, precision_matrix=base.precision_matrix, validate_args=False)
-        return wrapped(own, own.batch_shape, peeled.mask, peeled.hidden)
-    else:
-        return fn
-    mask = peeled.mask
-    return wrapped(own, own.batch_shape, None if mask is None else jnp.asarray(mask)[..., None], peeled.hidden + 1)
-
-
-def outlined_as_gaussians(fn: Any, value: Any) -> Any:
-    """The same of shapes and classes alone: the numbers may be of a trace that is over."""
-    peeled = peel(fn)
-    base = peeled.base
-    if type(base) is dist.GaussianRandomWalk:
-        blank: Any = dist.GaussianRandomWalk(jnp.ones(jnp.shape(base.scale)), base.num_steps)
-    elif type(base) is dist.GaussianStateSpace:
-        name, matrix = _noise(base)
-        *batch, _, size, _ = jnp.shape(matrix)
-        matrices = {name: jnp.broadcast_to(jnp.eye(size), (*batch, size, size))}
-        blank = dist.GaussianStateSpace(base.num_steps, jnp.eye(size), **matrices)
-    elif type(base) is dist.CAR:
-        size = base.event_shape[-1]
-        blank = dist.CAR(jnp.zeros((*base.batch_shape, size)), 0.5, 1.0, 1 - np.eye(size), validate_args=False)
-    else:
-        return fn
-    mask = None if peeled.mask is None else jnp.ones(jnp.shape(peeled.mask), bool)
-    shape = element_shape(fn, value)
-    return as_gaussians(wrapped(blank, shape, mask, peeled.hidden), jnp.zeros(jnp.shape(value)))
-
-
-def _noise(walk: Any) -> tuple[str, Any]:
-    """The matrix that the noise of a state space was given by, and its name: NumPyro repeats it for every step."""
-    noise = peel(walk.base_dist).base
-    name = next(n for n in ("covariance_matrix", "precision_matrix", "scale_tril") if n in noise.__dict__)
-    return name, getattr(noise, name)
 
 
 def argument(base: Any, name: str) -> Any:

@@ -11,6 +11,7 @@ import numpyro
 import numpyro.distributions as dist
 from numpyro.contrib.control_flow import scan
 from numpyro.distributions import constraints
+from numpyro.distributions.transforms import AffineTransform, LowerCholeskyAffine
 
 POSITIVE = constraints.positive
 
@@ -467,6 +468,64 @@ def state_space_as_one_site() -> Case:
     return Case(model, (y,), {"A": [[0.8, 0.1], [-0.2, 0.7]], "Q": Q, "r": 0.9})
 
 
+def under_other_names() -> Case:
+    """A latent of low rank, whose affine image is a location of rows that are correlated."""
+    y = _rng(54).normal(size=(4, 3, 2)) + 1
+
+    def model(y):
+        W = numpyro.param("W", jnp.ones((2, 1)))
+        D = numpyro.param("D", jnp.ones(2), constraint=POSITIVE)
+        rows = numpyro.param("rows", jnp.eye(3), constraint=constraints.lower_cholesky)
+        columns = numpyro.param("columns", jnp.eye(2), constraint=constraints.lower_cholesky)
+        z = numpyro.sample("z", dist.LowRankMultivariateNormal(jnp.array([0.3, -0.2]), W, D))
+        with numpyro.plate("tables", 4):
+            shift = numpyro.sample(
+                "shift", dist.TransformedDistribution(dist.Normal(0.5, 1.0), AffineTransform(1.0, -D[0]))
+            )
+            loc = z + shift[:, None, None] * jnp.ones((3, 1))
+            numpyro.sample("y", dist.MatrixNormal(loc, rows, columns), obs=y)
+
+    rows, columns = [[1.0, 0.0, 0.0], [0.5, 0.8, 0.0], [-0.3, 0.2, 0.7]], [[0.9, 0.0], [0.4, 0.6]]
+    return Case(model, (y,), {"W": [[0.6], [-0.4]], "D": [0.5, 0.8], "rows": rows, "columns": columns})
+
+
+def affine_images() -> Case:
+    """What TransformedDistribution makes of Gaussians: by numbers of both signs, by matrices, masked, exponentiated."""
+    y, seen = _rng(55).normal(size=(5, 3)) + 1, _rng(56).random(5) < 0.7
+    root, start = np.array([[0.8, 0.0, 0.0], [0.3, 0.6, 0.0], [-0.2, 0.1, 0.9]]), [-0.7, 0.5, 1.2]
+    turned, moved, image = LowerCholeskyAffine, AffineTransform, dist.TransformedDistribution
+
+    def model(y, seen):
+        a = numpyro.param("a", jnp.array(start))
+        root = numpyro.param("root", jnp.eye(3), constraint=constraints.lower_cholesky)
+        s = numpyro.param("s", 1.0, constraint=POSITIVE)
+        with numpyro.plate("rows", 5):
+            u = numpyro.sample("u", image(dist.MultivariateNormal(jnp.ones(3), scale_tril=root), moved(a, a)))
+            w = numpyro.sample("w", image(dist.Normal(jnp.zeros(3), 1.0).to_event(1), turned(a, root)))
+            numpyro.sample("y", image(dist.Normal(u + w, 1.0), [moved(0.0, s), moved(1.0, -2.0)]).to_event(1), obs=y)
+            v = image(dist.MultivariateNormal(u, jnp.eye(3)), moved(jnp.arange(3.0), jnp.array([1.0, -0.5, 2.0])))
+            numpyro.sample("v", v.mask(seen), obs=y + 1)
+            numpyro.sample("x", image(dist.Normal(w, s), dist.transforms.ExpTransform()).to_event(1), obs=y**2)
+
+    return Case(model, (y, seen), {"a": start, "root": root, "s": 0.7})
+
+
+def filtered() -> Case:
+    """Latents through a filter, a correlation, and a polynomial with random coefficients."""
+    y, x = _rng(57).normal(size=12), np.linspace(-1, 1, 12)
+
+    def model(y, x):
+        kernel = numpyro.param("kernel", jnp.ones(3))
+        t = numpyro.param("t", 1.0, constraint=POSITIVE)
+        s = numpyro.param("s", 1.0, constraint=POSITIVE)
+        z = numpyro.sample("z", dist.Normal(0.0, t).expand([12]).to_event(1))
+        b = numpyro.sample("b", dist.Normal(jnp.ones(4), 0.5).to_event(1))
+        smooth = jnp.convolve(z, kernel, mode="same") + jnp.correlate(z, jnp.array([0.3, -0.4]), mode="full")[:12]
+        numpyro.sample("y", dist.Normal(smooth + jnp.polyval(b, x), s).to_event(1), obs=y)
+
+    return Case(model, (y, x), {"kernel": [0.5, 0.3, -0.2], "t": 0.8, "s": 0.6})
+
+
 CASES: dict[str, Callable[[], Case]] = {
     f.__name__: f
     for f in (
@@ -474,6 +533,6 @@ CASES: dict[str, Callable[[], Case]] = {
         probabilistic_pca, missing_entries, missing_covariate, errors_in_variables, gaussian_process, walk_in_a_loop,
         nested_masked, mixture_of_factor_analysers, mixture_of_growth_curves, mixture_with_missing_entries,
         nonlinear_in_time, scored_twice_with_prior, local_level_by_scan, state_space_by_scan, second_order_by_scan,
-        walk_as_one_site, state_space_as_one_site, areal_effects,
+        walk_as_one_site, state_space_as_one_site, areal_effects, under_other_names, affine_images, filtered,
     )
 }  # fmt: skip

@@ -118,6 +118,29 @@ def test_traced_data_are_refused():
     assert np.isfinite(jax.jit(lambda s: em.update(s, *case.args))(state)[1])
 
 
+def test_gaussians_under_other_names():
+    """What they are is seen in any case; the rest of it is in the zoo."""
+    case = CASES["under_other_names"]()
+    em, params = autoem.EM(case.model), {n: jnp.asarray(v, float) for n, v in case.params.items()}
+    assert em.derive(*case.args).exact
+    truth = gaussian_oracle.evidence(case.model, case.args)[0](params)[0][0]
+    assert_allclose(em.log_likelihood(params, *case.args), truth, rtol=1e-10)
+
+
+def test_other_transforms_leave_the_gaussian_family():
+    """A transform that is affine on half of the line only, and a base that is no Gaussian."""
+    half = dist.transforms.AffineTransform(0.0, 2.0, domain=constraints.positive)
+    for fn in (dist.TransformedDistribution(dist.HalfNormal(1.0), half),
+               dist.TransformedDistribution(dist.Normal(0.0, 1.0), dist.transforms.ExpTransform())):  # fmt: skip
+
+        def model(y, fn=fn):
+            s = numpyro.param("s", 1.0, constraint=constraints.positive)
+            z = numpyro.sample("z", fn)
+            numpyro.sample("y", dist.Normal(z, s), obs=y)
+
+        assert autoem.EM(model).derive(np.array([1.0, 2.0])).latents["z"].method != "gaussian"
+
+
 def test_elements_of_one_event_that_are_independent():
     """Each element has its own variance, and no covariance: they are in different cells."""
     scales, index = jnp.asarray([1.0, 2.0, 3.0]), jnp.asarray([0, 0, 1, 2, 2, 2])

@@ -301,7 +301,7 @@ REFUSED = {
     "a ratio": lambda u, v, p: 1 / (1 + u[0]),
     "a logarithm": lambda u, v, p: 1 + jnp.log1p(u[0]),
     "stop_gradient": lambda u, v, p: 1 + u[0] + jax.lax.stop_gradient(u[1]),
-    "absolute value": lambda u, v, p: jnp.abs(1 + u[0]),
+    "absolute value": lambda u, v, p: 1 + jnp.abs(u[0] - 2),
     "a choice": lambda u, v, p: jnp.where(u[0] > 0.5, u[0] + 1, 2 * u[0] + u[1]),
     "a maximum": lambda u, v, p: jnp.maximum(u[0], u[1]) + 1,
     "rounding": lambda u, v, p: jnp.floor(1 + u[0]) + u[1],

@@ -147,7 +147,7 @@ def test_lags_of_data_stay_data():
 
 
 def test_what_grows_is_no_register():
-    """Every element is carried on with a weight: there is no step at which it came in."""
+    """Every element is carried on with a weight: there is no step at which it came in. A few steps are written out."""
 
     def model(y):
         scale = numpyro.param("scale", 1.0, constraint=constraints.positive)
@@ -159,4 +159,13 @@ def test_what_grows_is_no_register():
 
         scan(step, jnp.zeros(2), y)
 
-    assert not autoem.EM(model).derive(Y[:6]).exact
+    assert not autoem.EM(model).derive(RNG.normal(size=33)).exact
+    y, state, means = Y[:6], np.zeros((2, 6)), []
+    for t in range(6):
+        means.append(state.sum(0))
+        state = 0.5 * state + np.stack([np.eye(6)[t], state[0]])
+    covariance = 0.7**2 * np.stack(means) @ np.stack(means).T + np.eye(6)
+    em = autoem.EM(model)
+    assert em.derive(y).exact
+    truth = dist.MultivariateNormal(np.zeros(6), covariance).log_prob(y)
+    assert_allclose(em.log_likelihood({"scale": jnp.asarray(0.7)}, y), truth, rtol=1e-12)

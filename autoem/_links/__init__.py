@@ -17,7 +17,12 @@ from ._enumerate import Lazy as Lazy, evaluate_lazily as evaluate_lazily
 from ._expression import expressions as expressions
 from ._frontier import affine_part as affine_part
 from ._linear import linear_parts as linear_parts, seed as seed
-from ._positive import Terms as Terms, evaluate_apart as evaluate_apart, terms_of as terms_of
+from ._positive import (
+    Terms as Terms,
+    evaluate_apart as evaluate_apart,
+    terms_of as terms_of,
+    without_abs as without_abs,
+)
 from ._program import (
     Node as Node,
     Program as Program,
@@ -26,5 +31,5 @@ from ._program import (
     is_concrete as is_concrete,
     restricted as restricted,
     seams as seams,
-    trace as trace,
 )
+from ._trace import trace as trace

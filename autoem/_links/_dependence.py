@@ -15,7 +15,7 @@ _KEEPS = frozenset(
     "broadcast_in_dim reshape squeeze expand_dims transpose concatenate pad rev slice split dynamic_slice"
     " dynamic_update_slice scatter stack gather copy copy_p".split()
 )
-_LINEAR = frozenset("reduce_sum cumsum neg real dot_general scatter-add scatter_add".split())
+_LINEAR = frozenset("reduce_sum cumsum neg real dot_general conv_general_dilated scatter-add scatter_add".split())
 _POWERS = {"square": 2.0, "sqrt": 0.5, "rsqrt": -0.5}
 
 

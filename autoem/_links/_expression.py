@@ -10,7 +10,7 @@ import numpy as np
 
 from ._program import Program
 
-_BINARY = {"add": "+", "sub": "-", "mul": "·", "div": "/", "dot_general": "@"}
+_BINARY = {"add": "+", "sub": "-", "mul": "·", "div": "/", "dot_general": "@", "conv_general_dilated": "∗"}
 _SAME = frozenset("broadcast_in_dim reshape squeeze expand_dims convert_element_type copy copy_p transpose".split())
 _FUNCTIONS = frozenset("exp log sqrt logistic tanh sin cos neg cumsum log1p expm1 abs".split())
 _LONGEST = 48
@@ -49,7 +49,7 @@ def _one(name: str, operands: list[str], params: Mapping[str, Any]) -> str | Non
     if name in _SAME:
         return operands[0]
     if name in _BINARY:
-        left, right = (f"({o})" if " " in o and name in ("mul", "div", "dot_general") else o for o in operands)
+        left, right = (f"({o})" if " " in o and name not in ("add", "sub") else o for o in operands)
         return f"{left} {_BINARY[name]} {right}"
     if name == "gather":
         return f"{operands[0]}[{operands[1]}]"

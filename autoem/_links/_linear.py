@@ -27,7 +27,7 @@ _LINEAR = frozenset(
 _FIRST = {"gather": 1, "dynamic_slice": 1, "scatter": 3, "scatter-add": 3, "dynamic_update_slice": 2}
 """Linear in their array operands; the others (indices) are data. Positions before the number may be arrays."""
 _INDEX = {"scatter": (1,), "scatter-add": (1,)}
-_PRODUCTS = frozenset("mul dot_general".split())
+_PRODUCTS = frozenset("mul dot_general conv_general_dilated".split())
 
 
 def seed(name: str, shape: Sequence[int], mixed: Sequence[int]) -> Parts:

@@ -45,7 +45,7 @@ _DATA = {"select_n": (0, 1), "gather": (1, 2), "dynamic_slice": (1, 99), "dynami
          "scatter": (1, 2), "scatter-add": (1, 2), "scatter_add": (1, 2)}  # fmt: skip
 """Operands that say where, not what: (first, behind the last)."""
 _SUMS = frozenset("add add_any reduce_sum cumsum scatter-add scatter_add".split())
-_PRODUCTS = frozenset("mul dot_general".split())
+_PRODUCTS = frozenset("mul dot_general conv_general_dilated".split())
 _ALWAYS = frozenset("exp exp2 logistic abs square sqrt rsqrt cosh erfc".split())
 """Not negative whatever the operand."""
 _ORDERS = frozenset("min reduce_max reduce_min cummax cummin reduce_prod cumprod stop_gradient".split())
@@ -68,6 +68,32 @@ def terms_of(program: Program, unknown: int, bounds: Mapping[int, str], compleme
     walk = _Walk(complements)
     walk.run(part, found, {unknown})
     return found.get(wanted)
+
+
+def without_abs(program: Program, bounds: Mapping[int, str]) -> tuple[Program, dict[int, int]]:
+    """The program without `abs` of what is not negative in any case.
+
+    Args:
+        program: the program.
+        bounds: as in `terms_of`.
+
+    Returns:
+        The program, and in whose place which value has come.
+    """
+    if not any(node.name == "abs" for node in program.nodes):
+        return program, {}
+    found = {i: Terms(unit=b == "unit") for i, b in bounds.items()}
+    _Walk(False).run(program, found, set())
+    same: dict[int, int] = {}
+    nodes: list[Node] = []
+    for node in program.nodes:
+        node = replace(node, inputs=tuple(same.get(i, i) for i in node.inputs))
+        if node.name == "abs" and node.inputs[0] in found:
+            same[node.outputs[0]] = node.inputs[0]
+        else:
+            nodes.append(node)
+    outputs = tuple(same.get(i, i) for i in program.outputs)
+    return Program(tuple(nodes), program.inputs, outputs, program.avals, program.known), same
 
 
 class _Walk:

@@ -14,7 +14,7 @@ from jax.core import Tracer
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, jaxpr_as_fun
 
 from ._registers import Origins, apart, origin, reached, registers, step_apart, together
-from ._scan import Body, Unrolled
+from ._scan import SHORT, Body, Unrolled, written_out
 
 _CALLS = {"jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr", "core_call": "call_jaxpr", "remat": "jaxpr",
           "checkpoint": "jaxpr", "remat2": "jaxpr", "custom_lin": "jaxpr"}  # fmt: skip
@@ -113,7 +113,7 @@ def _frozen(node: Node) -> Any:
         jaxprs = [p for p in parts if isinstance(p, ClosedJaxpr | Jaxpr)]
         if jaxprs:
             closed = [p if isinstance(p, ClosedJaxpr) else ClosedJaxpr(p, ()) for p in jaxprs]
-            programs = [_flatten(c) for c in closed]
+            programs = [flatten(c) for c in closed]
             frozen.append((key, tuple((p.fingerprint, _contents(p)) for p in programs)))
         elif not callable(value):
             frozen.append((key, str(value)))
@@ -181,7 +181,7 @@ class _Flattener:
             elif name == "scan" and unroll and not eqn.params["reverse"] and eqn.params["length"]:
                 results = self.unrolled(eqn.params, operands)
             else:
-                body = _flatten(eqn.params[_CUSTOM[name]]) if name in _CUSTOM else None
+                body = flatten(eqn.params[_CUSTOM[name]]) if name in _CUSTOM else None
                 results = [self.new(v.aval) for v in eqn.outvars]
                 self.nodes.append(Node(eqn.primitive, eqn.params, tuple(operands), tuple(results), body))
             environment.update(zip(eqn.outvars, results, strict=True))
@@ -202,15 +202,20 @@ class _Flattener:
         self.nodes[-1] = replace(self.nodes[-1], seam=seam)
         return result
 
+    def live(self) -> set[int]:
+        """Values that depend on an input."""
+        found = set(self.inputs)
+        for node in self.nodes:
+            if found.intersection(node.inputs):
+                found.update(node.outputs)
+        return found
+
     def unrolled(self, params: dict[str, Any], operands: Sequence[int]) -> list[int]:
         """The results of a scan."""
         closed, consts, states, length = (params[n] for n in ("jaxpr", "num_consts", "num_carry", "length"))
-        step = _flatten(closed)
+        step = flatten(closed)
         entering = step.inputs[consts : consts + states]
-        live = set(self.inputs)
-        for node in self.nodes:
-            if live.intersection(node.inputs):
-                live.update(node.outputs)
+        live = self.live()
         # Lags of data are data, and may recur.
         split = {j: axis for j, axis in registers(step, entering, bind).items()
                  if any(operands[i] in live for i in origin(step, j, consts, states, restricted))}  # fmt: skip
@@ -220,7 +225,7 @@ class _Flattener:
         initial = apart(operands[consts : consts + states], widths, self.emit)
         operands = [*operands[:consts], *initial, *operands[consts + states :]]
         avals = [self.avals[i] for i in operands[: consts + len(initial)]] + list(closed.in_avals[consts + states :])
-        step = _flatten(jax.make_jaxpr(step_apart(jaxpr_as_fun(closed), consts, widths))(*avals))
+        step = flatten(jax.make_jaxpr(step_apart(jaxpr_as_fun(closed), consts, widths))(*avals))
         origins = Origins(step, step.inputs[consts : consts + len(initial)], {}, bind)
         results = self._unrolled(step, consts, len(initial), length, operands, origins)
         return [*together(results[: len(initial)], widths, self.emit), *results[len(initial) :]]
@@ -245,17 +250,24 @@ class _Flattener:
             return frozenset(position for position, i in enumerate(step.inputs) if i in needed)
 
         body = Body(call, uses, consts, states, length, [reach.get(i, frozenset()) for i in step.outputs], kept)
-        return Unrolled(body, self.emit, operands, self.join).results()
+        unrolled = Unrolled(body, self.emit, operands, self.join)
+        live = self.live() if length <= SHORT else set()
+        unknown = [j for j in unrolled.recurrent if live.intersection(operands[i] for i in uses([j]))]
+        if unknown and all(np.issubdtype(self.dtype(step.avals[entering[j]]), np.floating) for j in unknown):
+            return self.emit(written_out(step, consts, states, length), operands)
+        return unrolled.results()
 
 
-def _flatten(closed: ClosedJaxpr, unroll: bool = True) -> Program:
+def flatten(closed: ClosedJaxpr, unroll: bool = True) -> Program:
+    """A jaxpr as a program."""
     flattener = _Flattener()
     inputs = flattener.inputs = [flattener.new(v.aval) for v in closed.jaxpr.invars]
     outputs = flattener.walk(closed.jaxpr, closed.consts, inputs, unroll)
     return Program(tuple(flattener.nodes), tuple(inputs), tuple(outputs), flattener.avals, flattener.known)
 
 
-def _without_dead_code(program: Program) -> Program:
+def without_dead_code(program: Program) -> Program:
+    """A program less what no output needs."""
     needed, nodes = set(program.outputs), []
     for node in reversed(program.nodes):
         if needed.intersection(node.outputs):
@@ -267,7 +279,7 @@ def _without_dead_code(program: Program) -> Program:
 
 def restricted(program: Program, outputs: Sequence[int]) -> Program:
     """The part of a program that certain values need."""
-    return _without_dead_code(Program(program.nodes, program.inputs, tuple(outputs), program.avals, program.known))
+    return without_dead_code(Program(program.nodes, program.inputs, tuple(outputs), program.avals, program.known))
 
 
 LARGE = 2**16
@@ -287,7 +299,7 @@ def _view(node: Node, operand: Any) -> np.ndarray:
     return np.broadcast_to(np.reshape(operand, [lengths.get(a, 1) for a in range(len(shape))]), shape)
 
 
-def _with_data_computed(program: Program) -> Program:
+def with_data_computed(program: Program) -> Program:
     """Run every node that no input reaches: eagerly where its operands are numbers, else within the current trace."""
     known = dict(program.known)
     concrete = {i for i, v in known.items() if is_concrete(v)}
@@ -314,7 +326,7 @@ def _with_data_computed(program: Program) -> Program:
             known.update(zip(made, _values(step) if eager else step(()), strict=True))
         for node in views if eager else ():
             known[node.outputs[0]] = _view(node, known[node.inputs[0]])
-    return _without_dead_code(Program(tuple(late), program.inputs, program.outputs, program.avals, known))
+    return without_dead_code(Program(tuple(late), program.inputs, program.outputs, program.avals, known))
 
 
 def _values(program: Program, inputs: Sequence[Any] = (), once: bool = False) -> list[Any]:
@@ -342,104 +354,6 @@ def evaluator(function: Callable[..., Any], argument: Any, once: bool = False) -
         once: whether it will run but a few times, so that compiling it is what takes the time.
     """
     closed, shape = jax.make_jaxpr(function, return_shape=True)(argument)
-    program, tree = _without_dead_code(_flatten(closed, unroll=False)), jax.tree.structure(shape)
+    program, tree = without_dead_code(flatten(closed, unroll=False)), jax.tree.structure(shape)
     numbers = is_concrete(*jax.tree.leaves(argument), *program.known.values())
     return lambda value: jax.tree.unflatten(tree, _values(program, (value,), once) if numbers else program((value,)))
-
-
-def _without_seams(program: Program) -> Program:
-    """A slice that lies within one piece of a concatenation is a slice of that piece."""
-    made = {n.outputs[0]: n for n in program.nodes if n.name == "concatenate"}
-    nodes: list[Node] = []
-    same: dict[int, int] = {}
-    for node in program.nodes:
-        node = replace(node, inputs=tuple(same.get(i, i) for i in node.inputs))
-        joined = made.get(node.inputs[0]) if node.name == "slice" else None
-        if joined is None:
-            nodes.append(node)
-            made.update({node.outputs[0]: node} if node.name == "concatenate" else {})
-            continue
-        axis = joined.params["dimension"]
-        starts, stops = node.params["start_indices"], node.params["limit_indices"]
-        first = 0
-        found = node
-        for piece in joined.inputs:
-            last = first + program.shape(piece)[axis]
-            whole = all(
-                (a == 0 and b == n) or d == axis
-                for d, (a, b, n) in enumerate(zip(starts, stops, program.shape(joined.outputs[0]), strict=True))
-            )
-            if whole and set(node.params["strides"] or (1,)) == {1} and starts[axis] == first and stops[axis] == last:
-                same[node.outputs[0]] = piece
-                found = None
-            first = last
-        if found is not None:
-            nodes.append(found)
-    outputs = tuple(same.get(i, i) for i in program.outputs)
-    return _without_dead_code(Program(tuple(nodes), program.inputs, outputs, program.avals, program.known))
-
-
-def _decided(program: Program) -> Program:
-    """A choice that the data make in the same way for all elements is no choice, and a first power no operation."""
-    same: dict[int, int] = {}
-    nodes: list[Node] = []
-    for node in program.nodes:
-        node = replace(node, inputs=tuple(same.get(i, i) for i in node.inputs))
-        found = _operand(node, program)
-        if found is None:
-            nodes.append(node)
-        else:
-            same[node.outputs[0]] = found
-    outputs = tuple(same.get(i, i) for i in program.outputs)
-    return _without_dead_code(Program(tuple(nodes), program.inputs, outputs, program.avals, program.known))
-
-
-def _constant(array: np.ndarray) -> bool:
-    return bool(array.min() == array.max())
-
-
-def _operand(node: Node, program: Program) -> int | None:
-    """The operand that a node hands on as it is, if it does."""
-    if node.name == "integer_pow":
-        return node.inputs[0] if node.params["y"] == 1 else None
-    if node.name == "select_n":
-        which = program.known.get(node.inputs[0])
-        if which is not None and is_concrete(which) and np.size(which) and _constant(np.asarray(which)):
-            return node.inputs[1 + int(np.asarray(which).flat[0])]
-    if node.name == "pow":
-        power = program.known.get(node.inputs[1])
-        alike = program.avals[node.inputs[0]] == program.avals[node.outputs[0]]
-        if alike and power is not None and is_concrete(power) and np.all(np.asarray(power) == 1):
-            return node.inputs[0]
-    return None
-
-
-def _renumbered(program: Program) -> Program:
-    """Number values in order of appearance, so that equal structures compare equal."""
-    order: dict[int, int] = {}
-    for i in (*program.inputs, *(j for n in program.nodes for j in (*n.inputs, *n.outputs)), *program.outputs):
-        order.setdefault(i, len(order))
-
-    def move(ids: tuple[int, ...]) -> tuple[int, ...]:
-        return tuple(order[i] for i in ids)
-
-    nodes = tuple(replace(n, inputs=move(n.inputs), outputs=move(n.outputs)) for n in program.nodes)
-    return Program(
-        nodes,
-        move(program.inputs),
-        move(program.outputs),
-        {order[i]: a for i, a in program.avals.items() if i in order},
-        {order[i]: v for i, v in program.known.items() if i in order},
-    )
-
-
-def trace(function: Callable[..., Any], *arguments: Any) -> tuple[Program, Any]:
-    """Trace `function(*arguments)`.
-
-    Returns:
-        The program over the flattened arguments, and the tree of the function's result: its leaves are the
-        program's outputs, in order.
-    """
-    closed, shape = jax.make_jaxpr(function, return_shape=True)(*arguments)
-    program = _without_dead_code(_without_seams(_flatten(closed)))
-    return _renumbered(_decided(_with_data_computed(program))), jax.tree.structure(shape)

@@ -172,3 +172,29 @@ class Unrolled:
             return jax.vmap(step)(list(inputs), list(states))
 
         return self.emit(run, [*self.operands, *incoming])
+
+
+SHORT = 32
+"""Steps up to which a scan whose states build on each other and on unknowns is written out."""
+
+
+def written_out(
+    step: Callable[[Sequence[Any]], Sequence[Any]], consts: int, states: int, length: int
+) -> Callable[..., list[Any]]:
+    """A function of a scan's operands: all its steps, one by one. States that are affine in unknowns are seen to be.
+
+    Args:
+        step: operands of one step -> its results, states first.
+        consts, states, length: number of constants and of states; number of steps.
+    """
+
+    def run(*operands: Any) -> list[Any]:
+        carry, inputs = operands[consts : consts + states], operands[consts + states :]
+        made = []
+        for t in range(length):
+            results = step([*operands[:consts], *carry, *(x[t] for x in inputs)])
+            carry = results[:states]
+            made.append(results[states:])
+        return [*carry, *(jnp.stack(own) for own in zip(*made, strict=True))]
+
+    return run
