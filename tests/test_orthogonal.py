@@ -126,3 +126,37 @@ CASES = (
 def test_against_dense_algebra(monkeypatch, name):
     monkeypatch.setattr(_information, "enough", lambda *_: jnp.asarray(False))
     test_gaussian.test_against_dense_algebra(name)
+
+
+@pytest.mark.parametrize(
+    ("form", "last"), [("scale_tril", 1e-10), pytest.param("covariance_matrix", 1e-6, marks=pytest.mark.slow)]
+)
+def test_an_intercept_and_a_slope_that_are_perfectly_correlated(form, last):
+    """The singular fits of lme4. The data's covariance is well-conditioned, and the oracle's; the latents' is not."""
+    rng = np.random.default_rng(8)
+    group, x = np.repeat(np.arange(6), 4), rng.normal(size=24)
+    y = 1 + 0.8 * rng.normal(size=6)[group] * (1 - 0.6 * x) + rng.normal(size=24)
+    kind = constraints.lower_cholesky if form == "scale_tril" else constraints.positive_definite
+
+    def model(y):
+        matrix = numpyro.param("matrix", jnp.eye(2), constraint=kind)
+        s = numpyro.param("s", 1.0, constraint=constraints.positive)
+        with numpyro.plate("groups", 6):
+            u = numpyro.sample("u", dist.MultivariateNormal(jnp.zeros(2), **{form: matrix}))
+        numpyro.sample("y", dist.Normal(1 + u[group, 0] + u[group, 1] * x, s).to_event(1), obs=y)
+
+    def truth(params):
+        design = jnp.concatenate([np.eye(6)[group], np.eye(6)[group] * x[:, None]], 1)
+        matrix = params["matrix"] @ params["matrix"].T if form == "scale_tril" else params["matrix"]
+        covariance = design @ jnp.kron(matrix, jnp.eye(6)) @ design.T + params["s"] ** 2 * jnp.eye(24)
+        return dist.MultivariateNormal(jnp.ones(24), covariance).log_prob(y)
+
+    root = jnp.array([[0.8, 0.0], [-0.5, last]])
+    params = {"matrix": root if form == "scale_tril" else root @ root.T, "s": jnp.asarray(0.9)}
+    em = autoem.EM(model)
+    value, slope = jax.jit(jax.value_and_grad(lambda p: em.log_likelihood(p, y)))(params)
+    expected, slopes = jax.value_and_grad(truth)(params)
+    assert_allclose(value, expected, rtol=1e-12)
+    held = np.tril(np.ones((2, 2))) if form == "scale_tril" else np.ones((2, 2))
+    assert_allclose(slope["s"], slopes["s"], rtol=1e-9)
+    assert_allclose(held * slope["matrix"], held * slopes["matrix"], atol=1e-3)

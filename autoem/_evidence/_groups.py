@@ -62,11 +62,13 @@ class Terms(eqx.Module):
     Attributes:
         phi: (K, 1 + width) coefficients, the first of them 1.
         precision: (K, D, D); log_det: (K,) of its inverse.
+        whitening: (K, D, D) W with W'W the precision, which lacks digits that W has where it is almost singular.
     """
 
     phi: Leaf
     precision: Leaf
     log_det: Leaf
+    whitening: Leaf
 
 
 def row_terms(piece: Any, terms: Sequence[Terms]) -> tuple[Array, Array, Array]:

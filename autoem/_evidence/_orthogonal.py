@@ -98,12 +98,12 @@ def _whitened(piece: Any, terms: Terms, width: int, cells: int, design: Array, r
         full = jnp.zeros((classes, rows, dim, width + 1), design.dtype)
         lead = jnp.arange(classes)[:, None, None, None], jnp.arange(rows)[:, None, None], jnp.arange(dim)[:, None]
         design = full.at[(*lead, at)].add(design)[..., :width]
-    root = terms.precision**0.5 if terms.precision.shape[-1] == 1 else jnp.linalg.cholesky(terms.precision)
+    root = terms.whitening
     root = (
         jnp.broadcast_to(root[0], (*piece.kept.shape, *root.shape[1:])) if len(root) == 1 else picked(root, piece.kept)
     )
     root = root * jnp.sqrt(piece.weight)[..., None, None]
-    design = jnp.einsum("qred,qres->qrds", root, design)
-    residual = jnp.einsum("qred,qnre->qnrd", root, residual)
+    design = jnp.einsum("qrde,qres->qrds", root, design)
+    residual = jnp.einsum("qrde,qnre->qnrd", root, residual)
     residual = jnp.broadcast_to(residual, (len(design), cells, *design.shape[1:3]))
     return jnp.reshape(design, (len(design), -1, width)), -jnp.reshape(residual, (*residual.shape[:2], -1))

@@ -221,7 +221,7 @@ class Gaussian(eqx.Module):
                 array = jnp.reshape(array, (*joint[:lead], math.prod(joint[lead:]), *tail))
                 return over_states(array, own.latents, self.latents)
 
-            terms.append(Terms(flat(phi, 1), flat(precision, 2), flat(log_det, 0)))
+            terms.append(Terms(flat(phi, 1), flat(precision, 2), flat(log_det, 0), flat(family.whitening(given), 2)))
         return terms, shapes
 
     def _collected(self, index: int, parts: Sequence[Any], joint: tuple[int, ...]) -> Array:

@@ -75,6 +75,12 @@ class LinearGaussian(AbstractFamily):
         scale = jnp.asarray(arguments["scale"])
         return scale[..., None, None] ** -2.0, 2 * jnp.log(scale)
 
+    def whitening(self, arguments: Arrays) -> jax.Array:
+        """W (..., D, D) with W'W = P."""
+        if isinstance(self.noise, MultivariateNormal):
+            return self.noise.whitening(arguments)[0]
+        return 1 / jnp.asarray(arguments["scale"])[..., None, None]
+
     def coefficients(self, arguments: Arrays, constants: Arrays) -> jax.Array:
         """φ = (1, β - reference): (..., 1 + width)."""
         columns = arguments["columns"] - constants.get("reference", 0.0)

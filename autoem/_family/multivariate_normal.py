@@ -62,14 +62,20 @@ class MultivariateNormal(AbstractFamily):
 
     def factor(self, arguments: Arrays) -> tuple[jax.Array, jax.Array]:
         """Σ⁻¹ and log|Σ|."""
-        matrix = arguments[self.matrix]
-        root = matrix if self.matrix == "scale_tril" else jnp.linalg.cholesky(matrix)
-        log_det = 2 * jnp.sum(jnp.log(jnp.diagonal(root, axis1=-2, axis2=-1)), -1)
         if self.matrix == "precision_matrix":
-            return matrix, -log_det
+            matrix = jnp.asarray(arguments[self.matrix])
+            return matrix, -_log_det(jnp.linalg.cholesky(matrix))
+        whitening, log_det = self.whitening(arguments)
+        return jnp.swapaxes(whitening, -1, -2) @ whitening, log_det
+
+    def whitening(self, arguments: Arrays) -> tuple[jax.Array, jax.Array]:
+        """W with W'W = Σ⁻¹, which has the digits that Σ⁻¹ loses where Σ is nearly singular, and log|Σ|."""
+        matrix = jnp.asarray(arguments[self.matrix])
+        root = matrix if self.matrix == "scale_tril" else jnp.linalg.cholesky(matrix)
+        if self.matrix == "precision_matrix":
+            return jnp.swapaxes(root, -1, -2), -_log_det(root)
         eye = jnp.broadcast_to(jnp.eye(root.shape[-1], dtype=root.dtype), root.shape)
-        inverse_root = jax.scipy.linalg.solve_triangular(root, eye, lower=True)
-        return jnp.swapaxes(inverse_root, -1, -2) @ inverse_root, log_det
+        return jax.scipy.linalg.solve_triangular(root, eye, lower=True), _log_det(root)
 
     def slots(self, arguments: Arrays, constants: Arrays) -> Array:
         """(-½ log|Σ| - ½ m'Σ⁻¹m, Σ⁻¹m, -½ Σ⁻¹ with doubled off-diagonal) with m = μ - c."""
@@ -125,3 +131,8 @@ class MultivariateNormal(AbstractFamily):
     def describe_statistics(self) -> tuple[str, ...]:
         """Count, sum, outer products."""
         return ("1", "x", "xxᵀ")
+
+
+def _log_det(root: jax.Array) -> jax.Array:
+    """Of root root'."""
+    return 2 * jnp.sum(jnp.log(jnp.diagonal(root, axis1=-2, axis2=-1)), -1)
