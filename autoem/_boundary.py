@@ -40,6 +40,9 @@ _ELEMENTS = 32
 _TINY = 1e-3
 """Size below which it is asked whether an element is at zero."""
 
+_SIZES = (1e-2, 1e-1, 1.0, 1e1, 1e2)
+"""What is tried in its place."""
+
 _LARGE = 5.0
 """Size from which on it is asked whether a real parameter climbed numerically is on its way to infinity."""
 
@@ -143,6 +146,30 @@ def tiny(params: Params, limits: Bounds) -> Params:
     """Parameters with all that is almost at zero twice as large: as if it had been falling."""
     doubled = {n: np.where(np.asarray(params[n]) < _TINY, 2.0, 1.0) * np.asarray(params[n]) for n in limits.scales}
     return {**params, **doubled}
+
+
+def away_from_zero(machine: Machine, params: Params, limits: Bounds, tol: float) -> Params | None:
+    """Parameters with elements that are almost at zero larger, where that is higher; None where it is nowhere.
+
+    With a non-centred scale of 1e-12 the effects do not show in the data, and EM's step is none: often a saddle.
+    """
+    now = {n: np.asarray(v) for n, v in params.items()}
+    if not any(np.any((now[n] > 0) & (now[n] < _TINY)) for n in limits.scales):
+        return None
+    here = best = float(_objective(machine, now))
+    for name in limits.scales:
+        small = (now[name] > 0) & (now[name] < _TINY)
+        places = np.argwhere(small)[:_ELEMENTS]
+        single = [np.zeros_like(small) for _ in places]
+        for which, index in zip(single, places, strict=True):
+            which[tuple(index)] = True
+        for which in ([small] if len(places) else []) + (single if len(places) > 1 else []):
+            for size in _SIZES:
+                value = np.where(which, size, now[name]).astype(now[name].dtype)
+                there = float(_objective(machine, {**now, name: value}))
+                if there > best:
+                    best, now = there, {**now, name: value}
+    return now if best > here + max(tol, 1e-9 * abs(here)) else None
 
 
 def _at_rest(machine: Machine, params: Params, name: str, index: tuple[int, ...], tol: float) -> np.ndarray | None:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm.auto import tqdm
 
-from ._boundary import Bounds, tiny, towards_zero
+from ._boundary import Bounds, away_from_zero, tiny, towards_zero
 from ._derivation import Machine
 from ._result import EMState, Status
 from ._squarem import BASE, SECOND, TRIAL, Memory, Squared, after_step, flattened, shaped
@@ -26,6 +26,9 @@ _SMALL = 1e-4
 
 _PATIENCE = 200
 """Steps after which scales that keep falling are tried at zero; again after twice as many, with Newton steps then."""
+
+_LIFTS = 3
+"""How often a fit that came to rest with a scale at zero may go on from a larger one."""
 
 _SETTLED, _LOST = 1e-6, 1e-9
 """Relative step of the parameters below which so small a relative fall of the objective is rounding."""
@@ -217,7 +220,7 @@ def loop(
     slow = again or bool(machine.quadratures)
     early = max(_EARLY, sum(np.size(v) for v in states[0].params.values()))
     earlier, patience = params, min(early, _PATIENCE) if slow else _PATIENCE
-    highest = np.zeros(count, bool)
+    highest, lifts = np.zeros(count, bool), 0
     with tqdm(total=num_steps, disable=not progress_bar) as bar:
         while True:
             before = np.asarray(carry.steps)
@@ -234,10 +237,13 @@ def loop(
             carry = carry._replace(verdict=np.where(highest & (verdict == _RUNNING), _DONE, verdict))
             highest[:] = False
             if not np.any((np.asarray(carry.verdict) == _RUNNING) & (after < num_steps)):
-                carry, highest, more = _ended(machine, carry, limits, float(tolerance), num_steps)
-                limits = None
-                if not more:
-                    break
+                raised = _raised(machine, carry, limits, float(tolerance), num_steps) if lifts < _LIFTS else None
+                carry, lifts = (carry, lifts) if raised is None else (raised, lifts + 1)
+                if raised is None:
+                    carry, highest, more = _ended(machine, carry, limits, float(tolerance), num_steps)
+                    limits = None
+                    if not more:
+                        break
             if limits and after.max() >= patience:
                 carry = _settled(carry)
                 now, patience = carry.params, 2 * patience
@@ -263,13 +269,30 @@ def _tried(
         found, highest[i] = towards_zero(machine, now, before, limits, tol, late)
         for name, value in (found or {}).items():
             params[name][i], moved[i] = value, True
-    if not moved.any():
-        return carry, highest
+    return (_from(carry, params, moved) if moved.any() else carry), highest
+
+
+def _from(carry: Carry, params: Params, moved: np.ndarray) -> Carry:
+    """Those starts go on from other parameters."""
     increase, length = (
         np.where(moved, np.inf, a).astype(a.dtype) for a in map(np.asarray, (carry.increase, carry.length))
     )
-    calm = np.where(moved, 0, carry.calm)
-    return carry._replace(params=params, increase=increase, length=length, calm=calm), highest
+    return carry._replace(params=params, increase=increase, length=length, calm=np.where(moved, 0, carry.calm))
+
+
+def _raised(machine: Machine, carry: Carry, limits: Bounds | None, tol: float, num_steps: int) -> Carry | None:
+    """Starts that came to rest with a scale at zero go on from a larger one, if that is higher; None where none is."""
+    if limits is None:
+        return None
+    settled = _settled(carry)
+    params = {n: np.array(v) for n, v in settled.params.items()}
+    verdict = np.array(carry.verdict)
+    moved = np.zeros(len(verdict), bool)
+    for i in np.flatnonzero((verdict == _DONE) & (np.asarray(carry.steps) < num_steps)):
+        for name, value in (away_from_zero(machine, {n: v[i] for n, v in params.items()}, limits, tol) or {}).items():
+            params[name][i], moved[i] = value, True
+    verdict[moved] = _RUNNING
+    return _from(settled._replace(verdict=verdict), params, moved) if moved.any() else None
 
 
 def _ended(

@@ -136,6 +136,28 @@ def test_no_heterogeneity(way):
     assert np.isnan(errors["tau"])
 
 
+@pytest.mark.parametrize("way", ["not centred", pytest.param("centred", marks=pytest.mark.slow)])
+def test_a_scale_that_starts_at_zero(way):
+    """There EM's steps are none, and the objective is flat: that is no mode on the boundary."""
+    y, sigma = 3 * EFFECTS, ERRORS
+
+    def meta(y, sigma):
+        mu = numpyro.param("mu", 0.0)
+        tau = numpyro.param("tau", 10.0, constraint=constraints.positive)
+        with numpyro.plate("studies", len(y)):
+            z = numpyro.sample("z", dist.Normal(0.0, 1.0) if way == "not centred" else dist.Normal(mu, tau))
+            numpyro.sample("y", dist.Normal(mu + tau * z if way == "not centred" else z, sigma), obs=y)
+
+    em = autoem.EM(meta)
+    result = em.run(KEY, 1000, y, sigma, init_params={"tau": 1e-10}, progress_bar=False)
+    assert result.status is autoem.Status.CONVERGED
+    found = scipy.optimize.minimize(
+        lambda v: -scipy.stats.norm.logpdf(y, v[0], np.sqrt(v[1] ** 2 + sigma**2)).sum(), [20.0, 20.0], tol=1e-10
+    )
+    assert found.x[1] > 1
+    assert_allclose(result.log_likelihood[-1], -found.fun, atol=1e-6)
+
+
 def test_effects_of_a_param_are_integrated():
     """`u ~ Normal(0, s)` with s a `numpyro.param`: the joint maximum over u and s would be at s = 0."""
     group = np.repeat(np.arange(6), 5)
