@@ -46,6 +46,7 @@ class Entrance:
         columns: which of the kernel's features the family's are; None for all of them, in order.
         matrix: of the latent's own density: its statistics in terms of (1, φ(u)), (1 or elements, F, 1 + M).
         base: of the latent's own density: its log base measure in the same terms, (1 or elements, 1 + M).
+        there: of the latent's own density: (elements,) which are not masked out; None where all are there.
     """
 
     latent: str
@@ -55,6 +56,7 @@ class Entrance:
     columns: tuple[int, ...] | None = None
     matrix: np.ndarray | None = None
     base: np.ndarray | None = None
+    there: np.ndarray | None = None
 
     @property
     def scales_noise(self) -> bool:
@@ -151,8 +153,9 @@ def _own(model: Model, site: Site, declined: str, kernel: AbstractKernel) -> Ent
     assert family is not None
     if declined:
         _refuse(model, site.name, declined)
-    if out["mask"] is not None:
-        _refuse(model, site.name, "it is masked: an element that is masked out has no density")
+    mask = None if out["mask"] is None else model.program.known.get(out["mask"])
+    if out["mask"] is not None and (mask is None or not is_concrete(mask)):
+        _refuse(model, site.name, "its mask is not known while the model is traced")
     constants = {n: _of_elements(model, site, out["arguments"][n]) for n in family.constants}
     found = spanned(kernel, family, constants, site.constraint)
     if found is None:
@@ -162,7 +165,8 @@ def _own(model: Model, site: Site, declined: str, kernel: AbstractKernel) -> Ent
     if isinstance(kernel, PowerLaw) and isinstance(family, ImproperUniform):
         _refuse(model, site.name, "its density is improper, and only data could bound it")
     element = np.arange(count).reshape(site.batch_shape)
-    return Entrance(site.name, kernel, element, None, None, matrix, base)
+    there = None if mask is None else np.broadcast_to(np.asarray(mask, bool), site.batch_shape).ravel()
+    return Entrance(site.name, kernel, element, None, None, matrix, base, there)
 
 
 def _of_elements(model: Model, site: Site, number: int) -> Any:

@@ -57,8 +57,10 @@ def lay_out_conjugate(
         for name in factor.latents:
             _meet(model, met[name], name, skeleton, cells, entrance.latent)
     _require_data(parts, kernels, sizes)
+    there = {s.entrance.latent: s.entrance.there for _, s in relevant if s.entrance and s.entrance.there is not None}
+    _require_density(parts, there)
     engine = Conjugate(
-        tuple(Part(n, kernels[n], sizes[n], tuple(rows), bounds.get(n)) for n, rows in parts.items()),
+        tuple(Part(n, kernels[n], sizes[n], tuple(rows), bounds.get(n), there.get(n)) for n, rows in parts.items()),
         tuple(f for f, _ in relevant),
         states,
     )
@@ -77,13 +79,34 @@ def _require_data(parts: dict[str, list[Rows]], kernels: dict[str, AbstractKerne
         own = next(rows for rows in parts[name] if rows.own)
         if np.any(np.asarray(own.statistics)[..., 2]):
             continue
-        met = np.zeros(sizes[name], bool)
-        for rows in (r for r in parts[name] if not r.own and is_concrete(r.statistics)):
-            weight = np.abs(np.asarray(rows.statistics)).max((0, 2)) > 0
-            met[np.arange(sizes[name])[weight] if rows.element is None else np.asarray(rows.element)[weight]] = True
-        if not met.all():
+        if not _with_data(parts[name], sizes[name]).all():
             raise Refusal(f"An element of the latent {name!r} meets no datum: its density is exponential, that of the "
                           "others truncated normal.")  # fmt: skip
+
+
+def _require_density(parts: dict[str, list[Rows]], there: dict[str, np.ndarray]) -> None:
+    """An element that is masked out has no density: data that depend on it have no probability.
+
+    Raises:
+        Refusal: there are such data, or they are traced, so that nobody knows.
+    """
+    for name, own in there.items():
+        if not own.all() and not all(is_concrete(r.statistics) for r in parts[name]):
+            raise Refusal(f"The latent {name!r} is masked, and the data are traced (jit or vmap over them): which of "
+                          "them meet an element that is masked out is hidden. Close over the data.")  # fmt: skip
+        bare = _with_data(parts[name], len(own)) & ~own
+        if bare.any():
+            raise Refusal(f"Element {int(np.argmax(bare))} of the latent {name!r} is masked out, so that it has no "
+                          "density, and there are data that depend on it. Mask these, too.")  # fmt: skip
+
+
+def _with_data(parts: list[Rows], size: int) -> np.ndarray:
+    """(size,) which elements of a latent meet a datum of weight."""
+    met = np.zeros(size, bool)
+    for rows in (r for r in parts if not r.own and is_concrete(r.statistics)):
+        weight = np.abs(np.asarray(rows.statistics)).max((0, 2)) > 0
+        met[np.arange(size)[weight] if rows.element is None else np.asarray(rows.element)[weight]] = True
+    return met
 
 
 def _spread(compact: np.ndarray, batch: Sequence[int]) -> np.ndarray:

@@ -75,7 +75,7 @@ def conjugate_draw(
     for number, (part, own) in enumerate(zip(engine.parts, _chosen(evidence, states, eta), strict=True)):
         drawn = part.kernel.inside(part.kernel.distribution(own).sample(jax.random.fold_in(key, number)))
         states[part.name] = drawn
-        density = density + jnp.sum(log_density(part.kernel, own, drawn))
+        density = density + jnp.sum(part.counted(log_density(part.kernel, own, drawn)))
     return states, density
 
 

@@ -13,7 +13,7 @@ from numpyro.distributions import biject_to, constraints
 
 from ._conjugacy import find_entrances
 from ._discrete import Union
-from ._links import Coordinates, Dependence, Program, analyse, flat_index, is_concrete, own_coordinates
+from ._links import Coordinates, Dependence, Program, analyse, flat_index, is_concrete, jumping, own_coordinates
 from ._model import Model
 from ._options import Sampling
 from ._rows import gaussian_dependence, touches_of
@@ -150,7 +150,8 @@ def require_integrable(
     """Refuse what does not go with latents that are integrated numerically.
 
     Raises:
-        Refusal: a prior or a weight that depends on them, a masked or scaled latent.
+        Refusal: a prior or a weight that depends on them, a density that jumps as they vary, a masked or scaled
+            latent.
     """
     out, names = model.outputs[site.name], dict.fromkeys(model.reads[n].latent for n in met)
     shown = ", ".join(map(repr, names))
@@ -160,6 +161,15 @@ def require_integrable(
         if out[extra] in by_points:
             raise Refusal(f"The {extra} of site {site.name!r} depends on the latent {shown}, which autoem does not "
                           "support.")  # fmt: skip
+    reads = [model.reads[n].number for n in met]
+    if site.role == "observed" and out["log_prob"] in jumping(model.program, reads):
+        raise Refusal(
+            f"The density of site {site.name!r} ({site.distribution}) jumps as the latent {shown} varies and is "
+            "constant between: autoem does not integrate that numerically. Write down the probability of what is "
+            "observed: instead of a comparison with a Normal latent, Bernoulli(probs=dist.Normal(loc, scale).cdf(...)) "
+            "of its location and scale; instead of a latent beyond a bound, a RightCensoredDistribution or a "
+            "LeftCensoredDistribution of its density."
+        )
     if site.role == "points":
         free_shape(site, model.avals[model.owner[site.name]].shape)
         masked = None if _is_imputed(model, site, by_points) else out["mask"]

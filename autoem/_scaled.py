@@ -46,6 +46,8 @@ def lay_out_scaled(
     laid = lay_out_conjugate(model, conjugates, others, shapes)
     scales = laid.full()
     assert isinstance(scales, Conjugate)
+    if any(p.there is not None for p in scales.parts):
+        raise Refusal(f"the latent {conjugates[0]!r} is masked, and {gaussians[0]!r} depends on it")
     starts = dict(zip(scales.names, np.cumsum([0, *(p.size for p in scales.parts)]).tolist(), strict=False))
     coordinates = []
     for _, skeleton in touching:

@@ -158,6 +158,25 @@ def weibull_and_pareto() -> Case:
     return Case(model, (x, y), {"a": 1.4, "b": 0.9}, {"hazard": "gamma"})
 
 
+def censored_lifetimes() -> Case:
+    """Some units outlive the study: the survival of all three kinds has the features of their density."""
+    rng = _rng(17)
+    x, y, w = rng.exponential(1.0, (4, 2)), rng.weibull(1.5, 4), 2 + rng.pareto(2.0, 4)
+    seen = rng.random((3, 4)) < 0.6
+
+    def model(x, y, w):
+        a, b = positive("a"), positive("b")
+        with numpyro.plate("units", 4):
+            hazard = numpyro.sample("hazard", dist.Gamma(a, b))
+            numpyro.sample("y", dist.RightCensoredDistribution(dist.Weibull(hazard ** (-1 / 1.5), 1.5), seen[0]), obs=y)
+            numpyro.sample("w", dist.RightCensoredDistribution(dist.Pareto(2.0, hazard), seen[1]), obs=w)
+        lasts = dist.RightCensoredDistribution(dist.Exponential(2 * hazard[:, None]), jnp.asarray(seen[2])[:, None])
+        with numpyro.plate("units", 4, dim=-2), numpyro.plate("repeats", 2, dim=-1):
+            numpyro.sample("x", lasts, obs=x)
+
+    return Case(model, (x, y, w), {"a": 1.4, "b": 0.9}, {"hazard": "gamma"})
+
+
 def variance_and_exponential_scale() -> Case:
     rng = _rng(8)
     x, y = rng.normal(0, 1, (4, 3)), rng.exponential(2.0, 4)
@@ -523,6 +542,7 @@ CASES: dict[str, Callable[[], Case]] = {
         precision,
         precision_by_group_and_chi2,
         weibull_and_pareto,
+        censored_lifetimes,
         variance_and_exponential_scale,
         beta_binomial,
         four_children_of_one_probability,

@@ -51,6 +51,8 @@ class Part(eqx.Module):
 
     Attributes:
         name, kernel, size, rows: as the words say.
+        there: (size,) elements that are not masked out: one that is has an evidence of one, and its density tells
+            nothing of parameters. None where all are there.
         bounds: (L or 1, size, 2): between which the elements lie, of a kernel that has such coefficients, else None.
     """
 
@@ -59,6 +61,11 @@ class Part(eqx.Module):
     size: int = eqx.field(static=True)
     rows: tuple[Rows, ...]
     bounds: Leaf | None = None
+    there: Leaf | None = None
+
+    def counted(self, array: Array) -> Array:
+        """Zero for the elements that are masked out: (..., size)."""
+        return array if self.there is None else jnp.where(jnp.asarray(self.there), array, 0.0)
 
     def with_bounds(self, eta: Array) -> Array:
         """All that the kernel wants to know: (L, size, M) or more."""
@@ -147,8 +154,11 @@ class Conjugate(eqx.Module):
 
     def tables(self, slots: Sequence[Any]) -> Array:
         """Log evidence of every element for every joint state of the discrete latents: (L, cells)."""
-        found = zip(self.parts, self.coefficients(slots), strict=True)
-        return jnp.concatenate([c[..., 0] + p.kernel.log_normaliser(p.with_bounds(c[..., 1:])) for p, c in found], 1)
+        found = []
+        for part, own in zip(self.parts, self.coefficients(slots), strict=True):
+            evidence = own[..., 0] + part.kernel.log_normaliser(part.with_bounds(own[..., 1:]))
+            found.append(part.counted(evidence))
+        return jnp.concatenate(found, 1)
 
     def weighted_statistics(self, slots: Sequence[Any], weights: Array) -> list[Any]:
         """Expected statistics where cell c is in joint state l with probability weights[l, c]."""
@@ -162,7 +172,7 @@ class Conjugate(eqx.Module):
         """Log density of every cell at its own mode, for every joint state: (L, cells)."""
         found = []
         for part, eta in zip(self.parts, self.solve(slots), strict=True):
-            found.append(log_density(part.kernel, eta, part.kernel.mode(eta)))
+            found.append(part.counted(log_density(part.kernel, eta, part.kernel.mode(eta))))
         return jnp.concatenate(found, 1)
 
 

@@ -68,6 +68,7 @@ from .negative_binomial import NegativeBinomial
 from .normal import Normal as Normal
 from .pareto import Pareto as Pareto
 from .poisson import Poisson
+from .right_censored import RightCensored
 from .soft_laplace import SoftLaplace
 from .student_t import StudentT
 from .truncated_normal import TruncatedNormal
@@ -104,6 +105,7 @@ FAMILIES: tuple[type[AbstractFamily], ...] = (
     TruncatedNormal,
     Weibull,
     Pareto,
+    RightCensored,
     Uniform,
     ImproperUniform,
 )

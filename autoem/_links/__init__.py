@@ -16,6 +16,7 @@ from ._dependence import Dependence as Dependence, analyse as analyse, describe 
 from ._enumerate import Lazy as Lazy, evaluate_lazily as evaluate_lazily
 from ._expression import expressions as expressions
 from ._frontier import affine_part as affine_part
+from ._jumps import jumping as jumping
 from ._linear import linear_parts as linear_parts, seed as seed
 from ._positive import (
     Terms as Terms,
