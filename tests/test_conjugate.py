@@ -604,7 +604,7 @@ def prior_of_a_parameter():
 REFUSED = {
     through_exp: "the rate of site 'x' .* is a nonlinear function .exp. in it",
     through_a_sum: "is affine in it",
-    through_a_floor: "is a nonlinear function",
+    through_a_floor: "jumps as the latent .u. varies",
     clipped: "is a nonlinear function",
     reached_in_part: "some elements .* do not depend on it",
     power_of_two_halves: "is a nonlinear function .mul. in it",
