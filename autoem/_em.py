@@ -305,8 +305,11 @@ class EM:
         return _log_likelihood(derivation.machine, complete_params(params, derivation))
 
     def _for(self, params: Params, derivation: Derivation) -> Derivation:
-        """The derivation with as many quadrature nodes as these parameters need."""
-        return refined(derivation, complete_params(params, derivation))
+        """The derivation with as many quadrature nodes as these parameters need; a warning where none are enough."""
+        found = refined(derivation, complete_params(params, derivation))
+        if doubtful := [c.sentence for c in found.checks.values() if not c.accurate]:
+            warnings.warn(f"Not accurate at these parameters: {'; '.join(doubtful)}.", stacklevel=3)
+        return found
 
     def posterior(self, params: Params, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Distribution of every latent given data and parameters: site -> NumPyro distribution, batched as the site."""
@@ -317,12 +320,12 @@ class EM:
         self, rng_key: Key, params: Params, *args: Any, num_samples: int = 1, **kwargs: Any
     ) -> dict[str, Array]:
         """Joint draws of all latents given data and parameters: site -> (num_samples, *site shape)."""
-        derivation = self._derive_with_leaves(args, kwargs).apart
+        derivation = self._for(params, self._derive_with_leaves(args, kwargs).apart)
         return _posterior.sample(derivation, rng_key, complete_params(params, derivation), num_samples)
 
     def decode(self, params: Params, *args: Any, **kwargs: Any) -> dict[str, Array]:
         """The most probable joint assignment of all latents: site -> values."""
-        derivation = self._derive_with_leaves(args, kwargs).apart
+        derivation = self._for(params, self._derive_with_leaves(args, kwargs).apart)
         return _posterior.decode(derivation, complete_params(params, derivation))
 
     def standard_errors(self, params: Params, *args: Any, **kwargs: Any) -> dict[str, Array]:

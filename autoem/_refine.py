@@ -1,11 +1,13 @@
-"""How many nodes a quadrature needs: doubled until more of them would not change the log-likelihood."""
+"""How many nodes a quadrature needs: doubled until more of them would not change the log-likelihood; and whether about
+one mode of a density or about several.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import equinox as eqx
 import jax
@@ -13,14 +15,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from ._derivation import Derivation, Machine
-from ._evidence import Quadrature, Shared
+from ._evidence import SEVERAL, Quadrature, Shared
 from ._links import is_concrete
 from ._result import Check, EMState
 from ._types import Array, Params
 
 
 @eqx.filter_jit
-def _compared(machine: Machine, params: Params, rungs: list[tuple[int, ...]]) -> list[Array]:
+def _compared(machine: Machine, params: Params, rungs: list[tuple[int, ...]]) -> list[tuple[Array, Array]]:
     pairs = zip(machine.quadratures, rungs, strict=True)
     return [engine.compared(*machine.seen(engine, params, at), own) for (engine, at), own in pairs]
 
@@ -33,8 +35,8 @@ def _checks(machine: Machine, params: Params) -> list[tuple[Check, float]]:
     engines = [e for e, _ in machine.quadratures]
     found: list[tuple[Check, float]] = []
     for rungs in ([(e.rungs[0], e.rungs[-1]) for e in engines], [e.rungs for e in engines]):
-        totals = [np.asarray(t) for t in _compared(machine, params, rungs)]
-        found = [(_check(own, t), float(t[-1])) for own, t in zip(rungs, totals, strict=True)]
+        compared = [(np.asarray(t), float(m)) for t, m in _compared(machine, params, rungs)]
+        found = [(_check(own, t, m), float(t[-1])) for own, (t, m) in zip(rungs, compared, strict=True)]
         if all(check.fine for check, _ in found):
             break
     return found
@@ -45,24 +47,36 @@ def _next(engine: Quadrature | Shared) -> int | None:
     return next((n for n in engine.ladder if n > engine.nodes), None)
 
 
-def _with_nodes(machine: Machine, nodes: dict[str, int]) -> Machine:
-    evidences = tuple(
-        dataclasses.replace(e, nodes=nodes[e.axis]) if isinstance(e, Quadrature | Shared) and e.axis in nodes else e
-        for e in machine.evidences
-    )
-    return dataclasses.replace(machine, evidences=evidences)
+_Choice: TypeAlias = tuple[int, int]
+"""Nodes of a quadrature, and the modes about which they are placed."""
 
 
-def _moved(derivation: Derivation, nodes: dict[str, int], checks: dict[str, Check]) -> Derivation:
-    detailed = functools.cache(lambda: _with_nodes(derivation.detailed, nodes))
-    return derivation.with_machines(_with_nodes(derivation.machine, nodes), detailed, checks)
+def _chosen(machine: Machine) -> dict[str, _Choice]:
+    return {e.axis: (e.nodes, e.modes if isinstance(e, Quadrature) else 1) for e, _ in machine.quadratures}
 
 
-def _check(rungs: tuple[int, ...], totals: np.ndarray) -> Check:
+def _with(machine: Machine, choices: dict[str, _Choice]) -> Machine:
+    def other(engine: Any) -> Any:
+        if not isinstance(engine, Quadrature | Shared) or engine.axis not in choices:
+            return engine
+        nodes, modes = choices[engine.axis]
+        own = {"modes": modes} if isinstance(engine, Quadrature) else {}
+        return dataclasses.replace(engine, nodes=nodes, **own)
+
+    return dataclasses.replace(machine, evidences=tuple(map(other, machine.evidences)))
+
+
+def _moved(derivation: Derivation, choices: dict[str, _Choice], checks: dict[str, Check]) -> Derivation:
+    detailed = functools.cache(lambda: _with(derivation.detailed, choices))
+    return derivation.with_machines(_with(derivation.machine, choices), detailed, checks)
+
+
+def _check(rungs: tuple[int, ...], totals: np.ndarray, missed: float) -> Check:
     """The least number of nodes that the finest rule agrees with, or the most there are."""
     finest, size = totals[-1], max(1.0, float(abs(np.nan_to_num(totals[-1]))))
     changes = [float(abs(finest - t)) if np.isfinite(finest) and np.isfinite(t) else np.inf for t in totals[:-1]]
-    checks = [Check(n, rungs[-1], change, size) for n, change in zip(rungs, changes, strict=False)]
+    missed = abs(missed) if np.isfinite(missed) else 0.0
+    checks = [Check(n, rungs[-1], change, size, missed) for n, change in zip(rungs, changes, strict=False)]
     return next((c for c in checks if c.fine), checks[-1])
 
 
@@ -74,17 +88,22 @@ def checked(derivation: Derivation, params: Params) -> tuple[Derivation, bool]:
         yet to be compared.
     """
     machine = derivation.machine
-    nodes: dict[str, int] = {}
+    choices: dict[str, _Choice] = {}
     checks: dict[str, Check] = {}
     again = False
+    before = _chosen(machine)
     for (engine, _), (check, finest) in zip(machine.quadratures, _checks(machine, params), strict=True):
+        _, modes = before[engine.axis]
+        if isinstance(engine, Quadrature) and modes == 1 and check.elsewhere:
+            choices[engine.axis], again = (engine.nodes, SEVERAL), True
+            continue
         further = _next(engine) if engine.dims > 1 and not check.fine and np.isfinite(finest) else None
         if isinstance(engine, Shared) and not check.fine and further is None:
             return derivation.apart, True
         checks[engine.axis] = check
-        nodes[engine.axis] = further or check.nodes
+        choices[engine.axis] = further or check.nodes, modes
         again |= further is not None
-    return _moved(derivation, nodes, checks), again
+    return _moved(derivation, choices, checks), again
 
 
 def refined(derivation: Derivation, params: Params) -> Derivation:
@@ -92,8 +111,9 @@ def refined(derivation: Derivation, params: Params) -> Derivation:
     if not derivation.machine.quadratures:
         return derivation
     if not is_concrete(*jax.tree.leaves((params, derivation.machine.complete.known))):
-        nodes = {e.axis: n for e, _ in derivation.machine.quadratures if (n := _next(e)) is not None}
-        return _moved(derivation, nodes, {})
+        finer = {e.axis: n for e, _ in derivation.machine.quadratures if (n := _next(e)) is not None}
+        before = _chosen(derivation.machine)
+        return _moved(derivation, {axis: (n, before[axis][1]) for axis, n in finer.items()}, {})
     again = True
     while again:
         derivation, again = checked(derivation, params)
@@ -122,8 +142,7 @@ def fit(
         best = int(np.argmax(np.nan_to_num(np.asarray(carry.objective), nan=-np.inf)))
         finer, _ = checked(derivation, jax.tree.map(lambda a, i=best: jnp.asarray(a)[i], carry.params))
         left = num_steps - max(len(row) for row in log_likelihoods)
-        before, after = ([e.nodes for e, _ in d.machine.quadratures] for d in (derivation, finer))
-        if before == after or left < 1:
+        if _chosen(derivation.machine) == _chosen(finer.machine) or left < 1:
             # Without steps left the nodes that were used are those that are reported.
             derivation = derivation.with_machines(derivation.machine, lambda d=derivation: d.detailed, finer.checks)
             break

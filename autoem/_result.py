@@ -37,28 +37,42 @@ class Check(NamedTuple):
         against: those that it was compared with.
         change: of the log-likelihood.
         size: the larger of 1 and the log-likelihood's absolute value.
+        missed: how much of the log-likelihood lies about other modes than those that there are points about.
     """
 
     nodes: int
     against: int
     change: float
     size: float
+    missed: float = 0.0
 
     @property
     def fine(self) -> bool:
         """Whether more nodes would change nothing that matters."""
-        return self.change <= max(1e-9, 64 * float(jnp.finfo(jnp.result_type(float)).eps)) * self.size
+        return max(self.change, self.missed) <= self._rounding
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether points about other modes would change more than nothing."""
+        return not self.missed <= self._rounding
+
+    @property
+    def _rounding(self) -> float:
+        return max(1e-9, 64 * float(jnp.finfo(jnp.result_type(float)).eps)) * self.size
 
     @property
     def accurate(self) -> bool:
         """Whether the log-likelihood is right to about a millionth of it."""
-        return self.change <= max(1e-6, 256 * float(jnp.finfo(jnp.result_type(float)).eps)) * self.size
+        return (
+            max(self.change, self.missed) <= max(1e-6, 256 * float(jnp.finfo(jnp.result_type(float)).eps)) * self.size
+        )
 
     @property
     def sentence(self) -> str:
         """What the comparison gave."""
         how = "" if self.accurate else ", which is too much: this log-likelihood is not accurate"
-        return f"{self.against} nodes instead of {self.nodes} change the log-likelihood by {self.change:.1g}{how}"
+        far = f" and points about other modes by {self.missed:.1g}" if self.elsewhere else ""
+        return f"{self.against} nodes instead of {self.nodes} change the log-likelihood by {self.change:.1g}{far}{how}"
 
 
 class Noise(NamedTuple):

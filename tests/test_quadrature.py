@@ -353,6 +353,33 @@ def test_strict_and_check_are_refused(made):
         autoem.EM(case.model, check=True).derive(*case.args)
 
 
+@pytest.mark.parametrize("noise", [0.3, pytest.param(3e-3, marks=pytest.mark.slow)])
+def test_a_density_with_two_modes_that_are_far_apart(noise):
+    """Known by its square alone: a rule about one mode is as sure of itself, and misses what lies about the other."""
+    y, mu, s = np.array([25.0, 16.0, 9.0]), 0.3, 3.0
+
+    def model():
+        scale = numpyro.param("s", 1.0, constraint=dist.constraints.positive)
+        with numpyro.plate("data", 3):
+            z = numpyro.sample("z", dist.Normal(mu, scale))
+            numpyro.sample("y", dist.Normal(z**2, noise), obs=y)
+
+    # About ±√y the square is as good as straight on a grid of 40 standard deviations.
+    width = 20 * noise / np.sqrt(y)
+    half = np.sqrt(y) + width * np.linspace(-1, 1, 200_001)[:, None]
+    masses = [np.trapezoid(stats.norm.pdf(side * half, mu, s) * stats.norm.pdf(half**2, y, noise), half, axis=0)
+              for side in (1, -1)]  # fmt: skip
+    expected, upper = np.log(sum(masses)), masses[0] / sum(masses)
+    em, params = autoem.EM(model), {"s": jnp.asarray(s)}
+    assert_allclose(em.log_likelihood(params), expected.sum(), rtol=1e-8)
+    assert_allclose(em.posterior(params)["z"].mean, (2 * upper - 1) * np.sqrt(y), rtol=5e-2)
+    draws = em.sample_posterior(KEY, params, num_samples=2000)["z"]
+    assert_allclose((draws > 0).mean(0), upper, atol=0.05)
+    assert_allclose(np.abs(draws).mean(0), np.sqrt(y), rtol=1e-2)
+    sampled = autoem.EM(model, e_step={"z": autoem.MonteCarlo()}).log_likelihood(params)
+    assert_allclose(sampled, expected.sum(), atol=0.1)
+
+
 def test_a_quadrature_that_does_not_settle_says_so():
     """A step in the density: no number of nodes is enough, and the result is not called converged."""
 

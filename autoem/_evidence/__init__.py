@@ -6,6 +6,8 @@ from ._elimination import Step as Step, Table as Table, Variable as Variable
 from ._factor import Factor as Factor, over_states as over_states
 from ._groups import Group as Group, Piece as Piece, Place as Place, Solution as Solution
 from ._products import products as products
+from ._seats import Seat as Seat
+from ._several import SEVERAL as SEVERAL
 from ._steps import Path as Path, Picked as Picked, StepPiece as StepPiece, Steps as Steps
 from .chain import Chain as Chain
 from .conjugate import Conjugate as Conjugate, Part as Part, Rows as Rows, log_density as log_density
@@ -26,7 +28,7 @@ from .monte_carlo import (
     Sampled as Sampled,
 )
 from .observed import Observed as Observed
-from .quadrature import LADDER as LADDER, Points as Points, Quadrature as Quadrature, Read as Read, Seat as Seat
+from .quadrature import LADDER as LADDER, Points as Points, Quadrature as Quadrature, Read as Read
 from .scaled import Scaled as Scaled
 from .shared import SHARED as SHARED, Shared as Shared
 from .summed import Summed as Summed

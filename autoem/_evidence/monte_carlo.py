@@ -21,13 +21,14 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.special import gammaln
 from numpyro.infer.hmc import hmc
 
 from .._types import Array, Key
 from ._elimination import log_sum_exp, maximum
 from ._factor import Factor
-from .quadrature import Points, Quadrature, Read, Seat
+from ._seats import Seat
+from ._several import SEVERAL, Modes, one
+from .quadrature import Points, Quadrature, Read
 
 Pick: TypeAlias = Callable[[str, Array], Array]
 
@@ -36,6 +37,9 @@ FEW = 8
 
 _WARM, _AGAIN = 150, 10
 """Transitions that are thrown away: in the first E-step, and in each later one."""
+
+_SEARCH = 8
+"""E-steps from one search for all modes to the next."""
 
 _MARGINAL = 4096
 """Draws, at least, of a log-likelihood by itself."""
@@ -50,7 +54,7 @@ class Chains(eqx.Module):
 
     Attributes:
         u: last states (chains, cells, d).
-        mode: (cells, d).
+        mode: the modes about which they were proposed (K, cells, d).
         step: log of the step size.
         count: E-steps so far.
         kept: draws that are remembered (memory, cells, d), and
@@ -186,7 +190,8 @@ class Sampled(eqx.Module):
         cells, dims = self.shape
         real = jnp.result_type(float)
         return Chains(
-            jnp.zeros((self.num_chains, cells, dims), real), jnp.zeros((cells, dims), real),
+            jnp.zeros((self.num_chains, cells, dims), real),
+            jnp.zeros((SEVERAL if dims <= FEW else 1, cells, dims), real),
             jnp.full((), math.log(0.5), real), jnp.zeros((), int), jnp.zeros((self.memory, cells, dims), real),
             jnp.zeros((self.memory, cells), real),
         )  # fmt: skip
@@ -200,17 +205,17 @@ class Sampled(eqx.Module):
             chains: what was handed on.
         """
         weighing, moving = jax.random.split(key)
-        mode, root = self._place(read, chains.mode)
-        u, terms = self._proposed(read, weighing, mode, root, self.samples)
+        modes = self._modes(read, chains.mode, chains.count)
+        u, terms = self._proposed(read, weighing, modes, self.samples)
         each = jax.nn.logsumexp(terms, 0)
         weights = jnp.exp(terms - each)
         spread = jnp.sum(weights**2, 0) - 1 / self.samples
         effective = jnp.min(1 / (1 + spread * self.samples))
         last, step, divergences, accept = chains.u, chains.step, jnp.asarray(0), jnp.ones(())
         if self.sampler == "nuts":
-            u, last, step, divergences, accept = self._moved(read, moving, mode, root, chains)
+            u, last, step, divergences, accept = self._moved(read, moving, modes, chains)
             weights = jnp.full((self.samples, self.shape[0]), 1 / self.samples, u.dtype)
-        after = Chains(last, mode, step, chains.count + 1, chains.kept, chains.weights)
+        after = Chains(last, modes.at, step, chains.count + 1, chains.kept, chains.weights)
         draws = Draws(u, self._values(u), weights, jnp.sum(each))
         return Drawn(draws, each, after, Health(spread, effective, divergences, accept))
 
@@ -234,32 +239,36 @@ class Sampled(eqx.Module):
         )  # fmt: skip
         return Drawn(draws, pooled, rounds[-1].chains, health)
 
-    def _place(self, read: Read, start: Array) -> tuple[Array, Array]:
-        """Mode and root; few coordinates are searched anew, many from where they were."""
-        return self.cells.place(read, (), trials=None if self.shape[1] <= FEW else start[None])
+    def _modes(self, read: Read, start: Array, count: Array | None = None) -> Modes:
+        """Where draws are proposed: about one mode of many coordinates, about all that are found of few. Those are
+        followed from one E-step to the next, and looked for anew from time to time.
+        """
+        if self.shape[1] > FEW:
+            return one(*self.cells.place(read, (), trials=start))
+        if count is None:
+            return self.cells.several(read, ())
+        again = count % _SEARCH == 0
+        return jax.lax.cond(again, lambda: self.cells.several(read, ()), lambda: self.cells.several(read, (), start))
 
     def _density(self, read: Read, u: Array) -> Array:
         return self.cells.each(lambda v: self.cells.density(read, v, ()), u)
 
-    def _proposed(self, read: Read, key: Key, mode: Array, root: Array, number: int) -> tuple[Array, Array]:
-        """Draws (M, cells, d) about the mode, and log f - log q - log M (M, cells).
+    def _proposed(self, read: Read, key: Key, modes: Modes, number: int) -> tuple[Array, Array]:
+        """Draws (M, cells, d) about the modes, and log f - log q - log M (M, cells).
 
         The Student density has as many degrees of freedom as there are coordinates: with fewer its radius would be
         far too spread, and heavier tails than the posterior's it has with any number.
         """
-        cells, dims = self.shape
-        tail = max(_TAIL, dims)
-        normal, chi = jax.random.split(key)
-        ratio = jax.random.chisquare(chi, tail, (number, cells), dtype=mode.dtype) / tail
-        t = jax.random.normal(normal, (number, cells, dims), mode.dtype) / jnp.sqrt(ratio)[..., None]
-        u = mode + jnp.einsum("cij,mcj->mci", root, t)
-        constant = gammaln((tail + dims) / 2) - gammaln(tail / 2) - dims / 2 * math.log(tail * math.pi)
-        log_q = constant - (tail + dims) / 2 * jnp.log1p(jnp.sum(t**2, -1) / tail) - jnp.linalg.slogdet(root)[1]
+        u, log_q = modes.draws(key, number, max(_TAIL, self.shape[1]))
         terms = self._density(read, u) - log_q - math.log(number)
         return u, jnp.where(jnp.isnan(terms), -jnp.inf, terms)
 
-    def _moved(self, read: Read, key: Key, mode: Array, root: Array, chains: Chains) -> Any:
-        """Draws (M, cells, d), chain after chain; the chains' last states, log step, divergences, acceptance."""
+    def _moved(self, read: Read, key: Key, modes: Modes, chains: Chains) -> Any:
+        """Draws (M, cells, d), chain after chain; the chains' last states, log step, divergences, acceptance.
+
+        The chains start from all the modes in turn: one that never leaves its own shows between them.
+        """
+        mode, root = modes.at[0], modes.root[0]
         shape, length = mode.shape, self.samples // self.num_chains
 
         def place(v: Array) -> Array:
@@ -272,10 +281,11 @@ class Sampled(eqx.Module):
         first = chains.count == 0
         burn = jnp.where(first, _WARM, _AGAIN)
 
-        def chain(key: Key, u: Array) -> Any:
+        def chain(key: Key, u: Array, begin: Modes) -> Any:
             fresh, key = jax.random.split(key)
-            v = jnp.linalg.solve(root, (u - mode)[..., None])[..., 0]
-            v = jnp.reshape(jnp.where(first, jax.random.normal(fresh, shape, u.dtype), v), (-1,))
+            begun = begin.at + jnp.einsum("cij,cj->ci", begin.root, jax.random.normal(fresh, shape, u.dtype))
+            u = jnp.where(first, begun, u)
+            v = jnp.reshape(jnp.linalg.solve(root, (u - mode)[..., None])[..., 0], (-1,))
             size: Any = jnp.exp(chains.step)
             state = init(v, 0, size, adapt_step_size=False, adapt_mass_matrix=False, max_tree_depth=_DEPTH, rng_key=key)
 
@@ -294,7 +304,8 @@ class Sampled(eqx.Module):
             state, kept, divergences, accept = jax.lax.fori_loop(0, burn + length, move, carry)
             return jax.vmap(place)(kept), jnp.log(state.adapt_state.step_size), divergences, accept / length
 
-        u, steps, divergences, accept = jax.vmap(chain)(jax.random.split(key, self.num_chains), chains.u)
+        keys, begin = jax.random.split(key, self.num_chains), modes.in_turn(self.num_chains)
+        u, steps, divergences, accept = jax.vmap(chain)(keys, chains.u, begin)
         drawn = jnp.reshape(u, (-1, *shape))
         return drawn, u[:, -1], jnp.mean(steps), jnp.sum(divergences), jnp.mean(accept)
 
@@ -390,8 +401,8 @@ class Sampled(eqx.Module):
 
     def log_evidence(self, read: Read, frozen: Read, key: Key) -> Array:
         """The importance estimate of L. Its derivatives are those of the weighted sum with its draws held."""
-        mode, root = self._place(frozen, jnp.zeros(self.shape, jnp.result_type(float)))
-        u, terms = jax.lax.stop_gradient(self._proposed(frozen, key, mode, root, max(self.samples, _MARGINAL)))
+        modes = self._modes(frozen, jnp.zeros((1, *self.shape), jnp.result_type(float)))
+        u, terms = jax.lax.stop_gradient(self._proposed(frozen, key, modes, max(self.samples, _MARGINAL)))
         held = jax.lax.stop_gradient(terms - self._density(frozen, u))
         return jnp.sum(jax.nn.logsumexp(self._density(read, u) + held, 0))
 
@@ -400,6 +411,7 @@ class Sampled(eqx.Module):
         density on its own scale, whatever the coordinates.
         """
         start = jnp.zeros((1, *self.shape), jnp.result_type(float))
-        u, _ = self.cells.place(read, (), jacobian=False, reduction=maximum, trials=start)
+        trials = None if self.shape[1] <= FEW else start
+        u, _ = self.cells.place(read, (), jacobian=False, reduction=maximum, trials=trials)
         values = self.cells.values(u)[0]
         return values, self._states(read, values, lambda _, log_p: jnp.argmax(log_p, 0), maximum)

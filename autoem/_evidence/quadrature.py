@@ -25,13 +25,14 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from numpyro.distributions import biject_to
 
 from .._types import Array, Key, Leaf, StaticArray
 from ._elimination import log_sum_exp, maximum
 from ._factor import Factor
 from ._modes import climb, eigen
 from ._rules import rule
+from ._seats import Seat
+from ._several import SEVERAL, Modes, distinct, one
 from .enumerate import Enumeration
 from .summed import Summed
 
@@ -49,40 +50,6 @@ _NOTHING = 1e-40
 
 _STARTS = (0.75, 2.0, 6.0)
 """Distances from the origin of free coordinates at which the search for the mode may start."""
-
-
-class Seat(eqx.Module):
-    """Where the elements of one latent sit.
-
-    Attributes:
-        name: the latent.
-        constraint: its support.
-        shape: of its value.
-        free: shape of one element in free coordinates.
-        cell, slot: (elements,) each element's cell, and the first of its coordinates there.
-    """
-
-    name: str = eqx.field(static=True)
-    constraint: Any
-    shape: tuple[int, ...] = eqx.field(static=True)
-    free: tuple[int, ...] = eqx.field(static=True)
-    cell: Leaf
-    slot: Leaf
-
-    def coordinates(self, u: Array) -> Array:
-        """This latent's free coordinates (elements..., free...) from those of the cells (cells, d)."""
-        width = math.prod(self.free)
-        own = u[jnp.asarray(self.cell)[:, None], jnp.asarray(self.slot)[:, None] + np.arange(width)]
-        event_ndim = self.constraint.event_dim
-        return jnp.reshape(own, (*self.shape[: len(self.shape) - event_ndim], *self.free))
-
-    def value(self, u: Array, cells: int) -> tuple[Array, Array]:
-        """The latent's value, and the log Jacobian of every cell (cells,)."""
-        free = self.coordinates(u)
-        transform = biject_to(self.constraint)
-        value = transform(free)
-        slope = jnp.reshape(transform.log_abs_det_jacobian(free, value), (-1,))
-        return value, jnp.zeros(cells, u.dtype).at[self.cell].add(slope)
 
 
 class Points(eqx.Module):
@@ -118,6 +85,7 @@ class Quadrature(eqx.Module):
         axis: name of the points' axis.
         above: the engine of the discrete latents that are held fixed; its last factor is the table of cells.
         elements: per latent that is held fixed, the flat number of its element that each cell meets, -1 for none.
+        modes: about how many modes of a cell there are points: 1, or the most that are told apart.
     """
 
     summed: Summed
@@ -127,6 +95,7 @@ class Quadrature(eqx.Module):
     axis: str = eqx.field(static=True)
     above: Enumeration | None = None
     elements: dict[str, StaticArray] = eqx.field(static=True, default_factory=dict)
+    modes: int = eqx.field(static=True, default=1)
 
     method = "quadrature"
 
@@ -174,7 +143,7 @@ class Quadrature(eqx.Module):
     @property
     def size(self) -> int:
         """Number of points L M."""
-        return len(self.states) * self.nodes**self.dims
+        return len(self.states) * self.modes * self.nodes**self.dims
 
     @property
     def work(self) -> int:
@@ -195,7 +164,8 @@ class Quadrature(eqx.Module):
         """What is integrated how."""
         of = "1 dimension" if self.dims == 1 else f"at most {self.dims} dimensions"
         cells = "one cell" if self.cells == 1 else f"each of {self.cells} cells"
-        text = f"adaptive Gauss-Hermite quadrature, {self.nodes} nodes per dimension about the mode of {cells} of {of}"
+        about = "the mode" if self.modes == 1 else f"up to {self.modes} modes"
+        text = f"adaptive Gauss-Hermite quadrature, {self.nodes} nodes per dimension about {about} of {cells} of {of}"
         if self.summed.latents:
             text += f", {', '.join(self.summed.latents)} summed out at every point"
         return text + (f", for every state of {', '.join(self.summed.held)}" if self.summed.held else "")
@@ -223,20 +193,32 @@ class Quadrature(eqx.Module):
         def density(u: Array) -> Array:
             return self.density(read, u, state, jacobian, reduction)
 
-        start = self._start(density) if trials is None else self._best(density, trials)
+        start = self._best(density, self._trials() if trials is None else trials)
         mode, curvature = climb(density, start)
         values, vectors = eigen(curvature)
         return mode, vectors / jnp.sqrt(values)[:, None, :]
 
-    def _start(self, density: Callable[[Array], Array]) -> Array:
-        """The best of a few points on the axes of free coordinates, cell by cell."""
+    def several(self, read: Read, state: Any, starts: Array | None = None) -> Modes:
+        """The heaviest modes that are reached from some points (M, cells, d): a few on the axes."""
+
+        def density(u: Array) -> Array:
+            return self.density(read, u, state)
+
+        at, curvature = self.each(lambda u: climb(density, u), self._trials() if starts is None else starts)
+        return distinct(at, curvature, self.each(density, at), SEVERAL)
+
+    def _placed(self, read: Read, state: Any) -> Modes:
+        """Where the points go."""
+        return one(*self.place(read, state)) if self.modes == 1 else self.several(read, state)
+
+    def _trials(self) -> Array:
+        """A few points on the axes of free coordinates (M, cells, d)."""
         offsets = np.zeros((1 + 2 * len(_STARTS) * self.dims, 1, self.dims))
         for axis in range(self.dims):
             for i, distance in enumerate(_STARTS):
                 at = 1 + 2 * (axis * len(_STARTS) + i)
                 offsets[at, 0, axis], offsets[at + 1, 0, axis] = distance, -distance
-        trials = jnp.broadcast_to(jnp.asarray(offsets), (len(offsets), self.cells, self.dims))
-        return self._best(density, trials) * self.real
+        return jnp.asarray(offsets) * self.real
 
     def _best(self, density: Callable[[Array], Array], trials: Array) -> Array:
         """The highest of several points (M, cells, d), cell by cell."""
@@ -244,8 +226,8 @@ class Quadrature(eqx.Module):
         best = jnp.argmax(jnp.where(jnp.isnan(heights), -jnp.inf, heights), 0)
         return jnp.take_along_axis(trials, best[None, :, None], 0)[0]
 
-    def each(self, function: Callable[[Array], Array], u: Array) -> Array:
-        """A function of (cells, d) at many of them: (M, ...), as many together as memory allows."""
+    def each(self, function: Callable[[Array], Any], u: Array) -> Any:
+        """A function of (cells, d) to arrays at many of them: (M, ...), as many together as memory allows."""
         together = max(1, _AT_ONCE // max(1, self.summed.width))
         if u.shape[0] <= together:
             return jax.vmap(function)(u)
@@ -266,18 +248,22 @@ class Quadrature(eqx.Module):
             slots: of the sites above the cells.
         """
         u, log_weight, within, tables = self._for_each_state(
-            lambda state: self._weighed(read, *self.place(read, state), self.nodes, state)
+            lambda state: self._weighed(read, self._placed(read, state), self.nodes, state)
         )
         total, above, probs = self._above(slots, tables)
         weights = jnp.reshape(probs[:, None] * within, (-1, self.cells))
         values = jax.vmap(lambda v: self.values(v)[0])(jnp.reshape(u, (-1, *u.shape[2:])))
         return Points(u, values, log_weight, weights, tables, total, above)
 
-    def _weighed(self, read: Read, mode: Array, root: Array, nodes: int, state: Any) -> Any:
+    def _weighed(self, read: Read, placed: Modes, nodes: int, state: Any) -> Any:
         """For one joint state: u, the rule's log weights, weights summing to 1 in every cell, and its log evidence."""
         where, log_weight = rule(nodes, self.dims)
-        u = mode + jnp.einsum("cij,mj->mci", root, jnp.asarray(where, mode.dtype))
-        log_weight = jnp.asarray(log_weight, mode.dtype)[:, None] + jnp.linalg.slogdet(root)[1]
+        mode = placed.at[0]
+        u = placed.at[:, None] + jnp.einsum("kcij,mj->kmci", placed.root, jnp.asarray(where, mode.dtype))
+        log_weight = jnp.asarray(log_weight, mode.dtype)[:, None] + jnp.linalg.slogdet(placed.root)[1][:, None]
+        if len(u) > 1:
+            log_weight += jnp.stack([placed.log_shares(v)[k] for k, v in enumerate(u)])
+        u, log_weight = jnp.reshape(u, (-1, *mode.shape)), jnp.reshape(log_weight, (-1, self.cells))
         terms = self.each(lambda v: self.density(read, v, state), u) + log_weight
         each = jax.nn.logsumexp(jnp.where(jnp.isnan(terms), -jnp.inf, terms), 0)
         weights = jnp.exp(terms - each)
@@ -352,14 +338,22 @@ class Quadrature(eqx.Module):
         upward = [n for n in LADDER[1] if n >= self.nodes]
         return *upward, 2 * upward[-1]
 
-    def compared(self, read: Read, slots: Sequence[Any], rungs: Sequence[int]) -> Array:
-        """L for some numbers of nodes, about the same modes."""
+    def compared(self, read: Read, slots: Sequence[Any], rungs: Sequence[int]) -> tuple[Array, Array]:
+        """L for some numbers of nodes about the same modes, and by how much points about other modes would change it.
+
+        Where nodes cost little the finest are compared, so that what they reach does not count.
+        """
+        which = -1 if self.dims == 1 else 0
 
         def evidence(state: Any) -> list[Array]:
-            placed = self.place(read, state)
-            return [self._weighed(read, *placed, n, state)[-1] for n in rungs]
+            placed = self._placed(read, state)
+            tables = [self._weighed(read, placed, n, state)[-1] for n in rungs]
+            if self.modes > 1:
+                return [*tables, tables[which]]
+            return [*tables, self._weighed(read, self.several(read, state), rungs[which], state)[-1]]
 
-        return jnp.stack([self._above(slots, tables)[0] for tables in self._for_each_state(evidence)])
+        totals = jnp.stack([self._above(slots, tables)[0] for tables in self._for_each_state(evidence)])
+        return totals[:-1], totals[-1] - totals[:-1][which]
 
     def marginals(self, read: Read, slots: Sequence[Any]) -> dict[str, Array]:
         """Posterior probabilities of every discrete latent (values, dims...)."""
@@ -381,8 +375,8 @@ class Quadrature(eqx.Module):
 
         def at(state: Any) -> Any:
             trials = None
-            if self.summed.latents:  # as many modes as they have states: begin at the best of many points
-                trials = self._weighed(read, *self.place(read, state), LADDER[self.dims][-1], state)[0]
+            if self.summed.latents or self.modes > 1:  # many modes: begin at the best of many points
+                trials = self._weighed(read, self._placed(read, state), LADDER[self.dims][-1], state)[0]
             u, _ = self.place(read, state, False, maximum, trials)
             taken = self.summed.taken(read({n: v[None] for n, v in self.values(u)[0].items()}))
             return u, *self.summed.choose(*taken, state, lambda _, log_p: jnp.argmax(log_p, 0), maximum)
@@ -426,15 +420,9 @@ class Quadrature(eqx.Module):
 
     def _drawn(self, read: Read, state: Any, key: Key, num_samples: int) -> Array:
         """Draws in free coordinates given a joint state: (num_samples, cells, d)."""
-        mode, root = self.place(read, state)
-        normal, chi, choice = jax.random.split(key, 3)
-        size = max(4096, 4 * num_samples)
-        shape = (size, self.cells)
-        ratio = jax.random.chisquare(chi, _TAIL, shape, dtype=mode.dtype) / _TAIL
-        t = jax.random.normal(normal, (*shape, self.dims), mode.dtype) / jnp.sqrt(ratio)[..., None]
-        u = mode + jnp.einsum("cij,mcj->mci", root, t)
-        proposal = -(_TAIL + self.dims) / 2 * jnp.log1p(jnp.sum(t**2, -1) / _TAIL)
-        logits = self.each(lambda v: self.density(read, v, state), u) - proposal
+        drawing, choice = jax.random.split(key)
+        u, log_q = self._placed(read, state).draws(drawing, max(4096, 4 * num_samples), _TAIL)
+        logits = self.each(lambda v: self.density(read, v, state), u) - log_q
         below = jnp.cumsum(jax.nn.softmax(logits, 0), 0)
         level = jax.random.uniform(choice, (num_samples, self.cells), below.dtype) * below[-1]
         picked = jax.vmap(jnp.searchsorted, (1, 1), 1)(below, level)

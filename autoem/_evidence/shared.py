@@ -26,8 +26,9 @@ import numpy as np
 from .._types import Array
 from ._factor import Factor
 from ._modes import climb, eigen
+from ._seats import Seat
 from .enumerate import Enumeration
-from .quadrature import Read, Seat
+from .quadrature import Read
 
 SHARED = {1: (48, 96, 192), 2: (32, 48, 72), 3: (14, 20, 30)}
 """Points per dimension, by number of dimensions: the next is tried where half as many more change the likelihood."""
@@ -232,15 +233,15 @@ class Shared(eqx.Module):
         total, found = engine.expected_statistics(own, None)
         return total, list(found[:-1]), self.values(grid)
 
-    def compared(self, read: Read, slots: Sequence[Any], rungs: Sequence[int]) -> Array:
-        """L for some numbers of points out of `rungs`, the last on a wider box."""
+    def compared(self, read: Read, slots: Sequence[Any], rungs: Sequence[int]) -> tuple[Array, Array]:
+        """L for some numbers of points out of `rungs`, the last on a wider box; no points elsewhere would change it."""
         totals = []
         for nodes in rungs:
             engine, own = self._engine(
                 *self._at(read, self.place(read, nodes, 1.25 if nodes == self.rungs[-1] else 1.0))
             )
             totals.append(engine.log_evidence(own, None))
-        return jnp.stack(totals)
+        return jnp.stack(totals), jnp.zeros(())
 
 
 def _product(ticks: Array, dims: int) -> Array:
