@@ -15,6 +15,7 @@ from numpy.testing import assert_allclose
 from numpyro.contrib.control_flow import scan
 from numpyro.distributions import constraints
 from test_gaussian import posteriors_agree
+from test_orthogonal import filtered_and_smoothed, level
 
 import autoem
 from autoem import _levels
@@ -131,3 +132,16 @@ def test_the_log_likelihood_is_differentiable_in_both_modes(order):
     expected = (derivative(1 + step) - derivative(1 - step)) / (2 * step)
     assert_allclose(jax.grad(derivative)(1.0), expected, rtol=1e-6)
     assert_allclose(jax.jacfwd(derivative)(1.0), expected, rtol=1e-6)
+
+
+@pytest.mark.slow
+def test_a_chain_that_settles_slowly_in_single_precision(x32):
+    """Every step changes the factor by less than rounding is allowed to, all of them together by a hundred times."""
+    rng = np.random.default_rng(0)
+    y = jnp.asarray(1 + np.cumsum(1e-4 * rng.normal(size=20_000)) + rng.normal(size=20_000))
+    em, params = autoem.EM(level), {"q": jnp.asarray(1e-4), "r": jnp.asarray(1.0)}
+    new, value = em.update(em.init(KEY, y, init_params=params), y)
+    total, of_steps, of_rows = filtered_and_smoothed(np.asarray(y), float(params["q"]), 1.0)
+    assert_allclose(value, total, rtol=1e-6)
+    assert_allclose(em.get_params(new)["r"], of_rows, rtol=1e-6)
+    assert_allclose(em.get_params(new)["q"], of_steps, rtol=2e-3)  # differences of numbers around one

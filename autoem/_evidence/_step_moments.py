@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from .._types import Array
 from ._steps import Factors, StepPiece, Steps, added_at, neighbours, picked
-from ._sweeps import last_root, roots, standstill
+from ._sweeps import last_root, roots, standstill, watched
 
 
 def times_of(group: Steps) -> Array:
@@ -165,25 +165,24 @@ def spread_moments(
         return out
 
     def body(carry: Any) -> Any:
-        step, root, change, sums, shared = carry
+        step, root, watch, sums, shared = carry
         index = picked(factors.index, step)
         joint, before = roots(factors, index, root)
         start = picked(first, step)
         same = start < step
-        still, change = standstill(before, root, jnp.where(same, change, jnp.inf))
-        jump = same & still
+        jump, watch = standstill(watch, before, same, step - start)
         times = jnp.where(jump, step - start + 1, 1).astype(joint.dtype)
         sums = added(picked(group.kind, step), joint, times, sums)
         if shared.size:
             own = jnp.einsum("qab,qcb,q->qac", joint, joint, number * times)
             shared = added_at(shared, picked(group.kind, step), own)
-        return jnp.where(jump, start, step) - 1, before, change, sums, shared
+        return jnp.where(jump, start, step) - 1, before, watch, sums, shared
 
     dims = [_dim(piece) for piece in group.pieces]
     sums = [jnp.zeros((size, len(places), dim, len(places), dim), factors.last.dtype)
             for size, (places, _), dim in zip(sizes, tables, dims, strict=True)]  # fmt: skip
-    change = jnp.asarray(jnp.inf, factors.last.dtype)
-    start = jnp.asarray(group.length - 1), last_root(factors), change, sums, shared
+    root = last_root(factors)
+    start = jnp.asarray(group.length - 1), root, watched(root), sums, shared
     *_, sums, shared = jax.lax.while_loop(lambda carry: carry[0] >= 0, body, start)
     result = []
     for total, (places, _), width, size, dim in zip(sums, tables, widths, sizes, dims, strict=True):

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from .._types import Array
 from ._steps import Factors, Steps, picked
+
+_ROUNDING = 8.0
+"""Units of rounding by which a recursion may change in one step and stand still."""
 
 
 def _eliminate(message: Array, rows: Array) -> tuple[Array, Array]:
@@ -29,12 +32,46 @@ def _eliminate(message: Array, rows: Array) -> tuple[Array, Array]:
     return jnp.swapaxes(orthogonal * sign[..., None, :], -1, -2), triangle * sign[..., :, None]
 
 
-def standstill(new: Array, old: Array, before: Array) -> tuple[Array, Array]:
-    """Whether a recursion of matrices repeats itself: the last change is rounding, or small and no longer shrinking."""
+class Watch(NamedTuple):
+    """A recursion of matrices, watched for whether it still moves.
+
+    Attributes:
+        mark: the matrix some steps ago; at: how many steps of the recursion there were then.
+        count: how many there have been.
+    """
+
+    mark: Array
+    at: Array
+    count: Array
+
+
+def watched(start: Array) -> Watch:
+    """Before the first step."""
+    return Watch(start, jnp.asarray(0), jnp.asarray(0))
+
+
+def standstill(watch: Watch, new: Array, same: Array, left: Array) -> tuple[Array, Watch]:
+    """Whether a recursion repeats itself: over a fifth of all its steps it changed by no more than rounding does.
+
+    From one step to the next, what moves slowly changes by no more than that either: the longer the recursion has run,
+    the longer is the span that is looked at. And what is seen as rounding must not add up over the steps that are left.
+
+    Args:
+        watch: the steps before.
+        new: what this step made; same: whether it was a step like the one before, else the recursion starts here.
+        left: steps that would be left out.
+    """
+    count = jnp.where(same, watch.count, 0) + 1
+    span = count - watch.at
     size = jnp.max(jnp.abs(new), -2, keepdims=True)
-    change = jnp.max(jnp.abs(new - old) / jnp.where(size > 0, size, 1.0))
+    change = jnp.max(jnp.abs(new - watch.mark) / jnp.where(size > 0, size, 1.0))
     eps = float(jnp.finfo(new.dtype).eps)
-    return (change <= 4 * eps) | ((change >= before) & (change <= 1e4 * eps)), change
+    rounding = _ROUNDING * eps * jnp.sqrt(count.astype(new.dtype))
+    steady = eps**0.5 * span / jnp.maximum(left, 1).astype(new.dtype)
+    full = same & (span >= jnp.maximum(4, count // 5))
+    moved = full | ~same
+    mark = jnp.where(moved, new, watch.mark)
+    return full & (change <= jnp.minimum(rounding, steady)), Watch(mark, jnp.where(moved, count, watch.at), count)
 
 
 def eliminated(group: Steps, design: Array, room: int) -> tuple[Factors, Array]:
@@ -52,7 +89,7 @@ def eliminated(group: Steps, design: Array, room: int) -> tuple[Factors, Array]:
         return (step < length) & (count < room)
 
     def body(carry: Any) -> Any:
-        step, count, message, change, factors = carry
+        step, count, message, watch, factors = carry
         kind = picked(group.kind, step)
         turned, triangle = _eliminate(message, picked(design, kind))
         corner, side, out = triangle[:, :width, :width], triangle[:, :width, width:], triangle[:, width:, width:]
@@ -66,9 +103,10 @@ def eliminated(group: Steps, design: Array, room: int) -> tuple[Factors, Array]:
         index = factors.index.at[step].set(count.astype(jnp.int32))
         factors = Factors(index, tables[0], tables[1], tables[2], tables[3], out)
         same = (step > 0) & (kind == picked(group.kind, jnp.maximum(step - 1, 0)))
-        still, change = standstill(out, message, jnp.where(same, change, jnp.inf))
-        step = jnp.where(same & still, picked(group.stop, step), step) + 1
-        return step, count + 1, out, change, factors
+        stop = picked(group.stop, step)
+        still, watch = standstill(watch, out, same, stop - step)
+        step = jnp.where(still, stop, step) + 1
+        return step, count + 1, out, watch, factors
 
     blank = Factors(
         jnp.zeros(length, jnp.int32),
@@ -78,7 +116,7 @@ def eliminated(group: Steps, design: Array, room: int) -> tuple[Factors, Array]:
         jnp.zeros((room, classes), dtype),
         eye,
     )
-    start = jnp.asarray(0), jnp.asarray(0), eye, jnp.asarray(jnp.inf, dtype), blank
+    start = jnp.asarray(0), jnp.asarray(0), eye, watched(eye), blank
     step, _, _, _, factors = jax.lax.while_loop(running, body, start)
     # Steps that were not computed use the last factor before them.
     index = jax.lax.cummax(factors.index)
