@@ -22,6 +22,11 @@ from ._shared import element_shape, shareable
 from ._sites import Site
 from ._types import Refusal
 
+_COUNTED = (
+    " A state that the scan hands on is computed from it step by step. If that is a counter (an age, what is left of a "
+    "duration), let it be a state of the chain: sample its new value, from Categorical(jax.nn.one_hot(value, most + "
+    "1))."
+)
 _TRACED = (
     " If it is reached through an index, that index is traced here (jit or vmap over the data) and hides which "
     "elements meet: close over the index instead."
@@ -138,9 +143,11 @@ def _skeleton(
         if site.role == "maximised":
             raise Refusal(f"The prior of the maximised site {site.name!r} depends on the latent {name!r}.")
         if any(c is None for c in coords):
+            how = _steps(by_latent, numbers)
             raise Refusal(
                 f"Each element of site {site.name!r} depends on several elements of the latent {name!r} "
-                f"(through {_steps(by_latent, numbers)}): the exact sum over {name!r} is not tractable this way."
+                f"(through {how}): the exact sum over {name!r} is not tractable this way."
+                + (_COUNTED if "scan" in how.split(", ") else "")
                 + ("" if is_concrete(*model.program.known.values()) else _TRACED)
             )
     ordered = tuple(n for n in model.axes if n in coordinates)

@@ -32,6 +32,12 @@ from ._model import Model
 from ._sites import Site
 from ._types import Refusal
 
+_RECURS = (
+    " A state that the scan hands on is computed from it step by step. Sample the new state itself, from a Normal "
+    "around what the step makes of the old one, and hand on older values as they are, "
+    "jnp.concatenate([new[None], old[:-1]]): then it is a chain."
+)
+
 
 @dataclass(frozen=True)
 class Touch:
@@ -112,7 +118,7 @@ def touches_of(model: Model, site: Site, found: Mapping[int, Dependence]) -> tup
             how = ", ".join(d.steps) or "a product of latents"
             raise Refusal(
                 f"The {side} of site {site.name!r} is not affine in the continuous latent {shown} (through {how}): "
-                "given the data that latent is not Gaussian."
+                "given the data that latent is not Gaussian." + (_RECURS if "scan" in d.steps else "")
             )
         event_ndim = site.event_ndim
         shape = model.program.shape(number)

@@ -169,3 +169,71 @@ def test_what_grows_is_no_register():
     assert em.derive(y).exact
     truth = dist.MultivariateNormal(np.zeros(6), covariance).log_prob(y)
     assert_allclose(em.log_likelihood({"scale": jnp.asarray(0.7)}, y), truth, rtol=1e-12)
+
+
+def test_a_counter_is_a_chain_where_it_is_sampled_and_refused_with_that_advice_where_it_is_computed():
+    """A hidden semi-Markov model: how probable it is to leave a state depends on how long one has been there."""
+    y = RNG.normal(size=7)
+    params = {"leave": np.array([[0.1, 0.2, 0.6], [0.5, 0.3, 0.8]]), "locs": np.array([-1.0, 0.7])}
+
+    def model(y, sampled):
+        leave = numpyro.param("leave", params["leave"], constraint=constraints.unit_interval)
+        locs = numpyro.param("locs", params["locs"])
+
+        def step(state, y):
+            z, age = state
+            left = numpyro.sample("left", dist.Bernoulli(leave[z, age]))
+            z, age = jnp.where(left == 1, 1 - z, z), jnp.where(left == 1, 0, jnp.minimum(age + 1, 2))
+            if sampled:
+                z = numpyro.sample("z", dist.Categorical(jax.nn.one_hot(z, 2)))
+                age = numpyro.sample("age", dist.Categorical(jax.nn.one_hot(age, 3)))
+            numpyro.sample("y", dist.Normal(locs[z], 1.0), obs=y)
+            return (z, age), None
+
+        scan(step, (0, 0), y)
+
+    alpha = np.zeros((2, 3))
+    alpha[0, 0] = 1
+    for value in y:
+        new = np.zeros((2, 3))
+        for z, age in np.ndindex(2, 3):
+            new[z, min(age + 1, 2)] += alpha[z, age] * (1 - params["leave"][z, age])
+            new[1 - z, 0] += alpha[z, age] * params["leave"][z, age]
+        alpha = new * np.exp(-((value - params["locs"]) ** 2) / 2)[:, None] / np.sqrt(2 * np.pi)
+    em = autoem.EM(model)
+    assert_allclose(em.log_likelihood(params, y, True), np.log(alpha.sum()), rtol=1e-12)
+    with pytest.raises(NotImplementedError, match="let it be a state of the chain"):
+        em.derive(y, False)
+
+
+@pytest.mark.slow
+def test_innovations_are_drawn_with_advice_and_states_are_exact():
+    """An ARMA(2, 1): as a recursion of innovations, and with the state sampled and its lags handed on."""
+    y, phi, theta, q = RNG.normal(size=40), np.array([0.6, 0.2]), 0.4, 0.7
+
+    def model(y, sampled):
+        values = [numpyro.param(n, v) for n, v in (("phi", phi), ("theta", theta), ("q", q))]
+        start = numpyro.sample("start", dist.Normal(0.0, 2.0).expand([2]).to_event(1))
+
+        def step(lags, y):
+            noise = dist.Normal(values[0] @ lags, values[2])
+            u = numpyro.sample("u", noise if sampled else dist.Normal(0.0, 1.0))
+            u = u if sampled else noise.loc + values[2] * u
+            numpyro.sample("y", dist.Normal(u + values[1] * lags[0], 0.3), obs=y)
+            return jnp.concatenate([u[None], lags[:-1]]), None
+
+        scan(step, start, y)
+
+    move, seen = np.stack([phi, [1.0, 0.0]]), np.array([1.0, theta])
+    mean, covariance, total = np.zeros(2), 4 * np.eye(2), 0.0
+    for value in y:
+        mean, covariance = move @ mean, move @ covariance @ move.T + np.diag([q**2, 0.0])
+        spread, error = seen @ covariance @ seen + 0.09, value - seen @ mean
+        total -= (np.log(2 * np.pi * spread) + error**2 / spread) / 2
+        gain = covariance @ seen / spread
+        mean, covariance = mean + gain * error, covariance - np.outer(gain, seen @ covariance)
+    em = autoem.EM(model)
+    assert em.derive(y, True).exact
+    assert_allclose(em.log_likelihood({"phi": phi, "theta": theta, "q": q}, y, True), total, rtol=1e-11)
+    derivation = em.derive(y, False)
+    assert not derivation.exact and "Sample the new state itself" in derivation.latents["u"].declined[0]
