@@ -384,7 +384,8 @@ def _factor(skeleton: Skeleton, data: Mapping[str, Any], weight: Any, imputed: b
     assert site.family is not None
     # A constant that is one number belongs to the structure: an exponent has to be known when the update is written.
     constants = {n: data[n] for n in site.family.constants}
-    constants = {n: float(np.reshape(v, ())) if is_concrete(v) and np.size(v) == 1 else v for n, v in constants.items()}
+    constants = {n: float(np.asarray(v).ravel()[0]) if is_concrete(v) and np.size(v) == 1 else v
+                 for n, v in constants.items()}  # fmt: skip
     value = data["@value"]
     if value is None:  # moves with the points
         return Factor(*facts, site.family, None, constants, weight, offset, moving)

@@ -26,7 +26,7 @@ from ._pieces import cut, parts_of, pieces, whole as whole_site
 from ._reads import Read, separate
 from ._roles import check_names, chosen_sites, computed_supports, warn_of_subsamples
 from ._scans import aligned, watched
-from ._sites import Site, check_data, off_the_ends, own_kernel, read_site, site_outputs
+from ._sites import Site, check_data, off_the_ends, own_kernel, read_site, site_outputs, with_known_bounds
 from ._supports import known_bound
 from ._types import Key, Params
 from ._unsummed import unsummed
@@ -260,6 +260,7 @@ def read_model(
     own = {name: [t.name for t in terms.get(name, ())] or list(parts.get(name, [name])) for name in sites}
     reached = {n: _reached(own[n], inputs[n], program, numbers) for n in continuous}
     bound = {n for n in continuous if n in scanned or _meets_itself(own[n], inputs[n], program, numbers)}
+    sites |= {n: with_known_bounds(sites[n], program, numbers[n]) for n in continuous if n not in bound}
     kernels = {n: None if n in bound else own_kernel(sites[n], program, numbers[n]) for n in continuous}
     kept = {n for n in continuous
             if leaves and (kernels[n] or _is_gaussian(sites[n])) and numbers[own[n][0]]["mask"] is None}  # fmt: skip

@@ -6,13 +6,14 @@ import inspect
 import math
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
+from numpyro.distributions import constraints
 
 from ._as_gaussians import as_gaussians, outlined_as_gaussians
 from ._densities import log_density
@@ -263,6 +264,18 @@ def off_the_ends(fn: Any, value: Array) -> Array:
         return value
     above = jnp.where(jnp.isfinite(mean), high - _LEAST * (high - mean), value)
     return jnp.where(value > above, above, value)
+
+
+def with_known_bounds(site: Site, program: Program, outputs: Mapping[str, Any]) -> Site:
+    """The site with its support, where an array that the model makes is its bound: that is a number once traced."""
+    if site.constraint is not None or not isinstance(site.family, Uniform | Pareto):
+        return site
+    bounds = [program.known.get(outputs["arguments"][n]) for n in site.family.constants]
+    if any(b is None for b in bounds) or not is_concrete(*bounds):
+        return site
+    numbers = [np.asarray(b) for b in bounds]
+    known = constraints.greater_than if isinstance(site.family, Pareto) else constraints.interval
+    return replace(site, constraint=known(*numbers))
 
 
 def _bounded_kernel(site: Site, bounds: Sequence[Any]) -> AbstractKernel | None:

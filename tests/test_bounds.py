@@ -260,3 +260,18 @@ def test_impossible_data():
     assert autoem.EM(model).log_likelihood({"idle": 1.0}) < -1e29
     with pytest.raises(ValueError, match="probability"):
         autoem.EM(model).run(KEY, 5, progress_bar=False)
+
+
+@pytest.mark.slow
+def test_bounds_that_the_model_makes_and_data_that_are_traced():
+    def model(x):
+        with numpyro.plate("units", 2):
+            u = numpyro.sample("u", dist.Pareto(jnp.array([1.0, 2.0]), positive("alpha")))
+            numpyro.sample("x", dist.Uniform(0.0, u), obs=x)
+
+    em, params, x = autoem.EM(model), {"alpha": 2.0}, np.array([1.5, 1.0])
+    expected = 2 * np.log(2 / 3) - 3 * np.log(1.5) - np.log(2)
+    assert_allclose(em.log_likelihood(params, x), expected, rtol=1e-12)
+    assert_allclose(jax.jit(lambda x: em.log_likelihood(params, x))(x), expected, rtol=1e-12)
+    state = em.init(KEY, x)
+    assert_allclose(em.update(state, 2 * x)[1], em.log_likelihood(em.get_params(state), 2 * x), rtol=1e-12)
