@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -19,7 +19,13 @@ from ._evidence import Drawn
 from ._model import log_density
 from ._posterior import joint_states, values
 from ._types import Array, Params
-from ._update import is_real, second_derivative
+from ._update import gradient_and_hessian, is_real
+
+_LEAK = 1e-4
+"""Share of a function's derivative that may lie along what is flat: eigenvectors have about so many digits."""
+
+_RIDGE = 0.4
+"""Power of the floats' precision: of an information with a unit diagonal, eigenvalues above it are no slope's."""
 
 _FAR = 6.0
 """Distance from the origin of free coordinates beyond which one may be on the boundary."""
@@ -65,9 +71,15 @@ def free_coordinates(derivation: Derivation) -> Free:
 
 @eqx.filter_jit
 def _information(machine: Machine, flat: Array, free: Free) -> Any:
-    hessian = second_derivative(lambda v: machine.objective(free.constrained(v)), flat)
+    gradient, hessian = gradient_and_hessian(lambda v: machine.objective(free.constrained(v)), flat)
     jacobian = jax.jacfwd(free.constrained)(flat)
-    return -hessian, jacobian
+    return -hessian, jacobian, gradient
+
+
+def _moved_by_rounding(flat: Array, seed: int) -> Array:
+    """The same point but for last digits."""
+    signs = np.where(np.random.default_rng(seed).random(flat.shape) < 0.5, -1.0, 1.0)
+    return flat + np.asarray(4 * jnp.finfo(flat.dtype).eps * signs, flat.dtype) * jnp.maximum(jnp.abs(flat), 1.0)
 
 
 @eqx.filter_jit
@@ -89,19 +101,51 @@ def _on_boundary(information: np.ndarray, flat: np.ndarray, free: Free) -> np.nd
     return np.concatenate(bounded) & (np.abs(flat) > _FAR) & idle
 
 
-def _inverse(information: np.ndarray) -> np.ndarray:
-    """Its inverse; NaN, with a warning, where it is not positive definite."""
-    values_, vectors = np.linalg.eigh(np.nan_to_num(information))
-    smallest, largest = values_[0], values_[-1]
-    if np.all(np.isfinite(information)) and smallest > np.finfo(values_.dtype).eps * 10 * max(largest, 1e-300):
-        return (vectors / values_) @ vectors.T
-    what = "at a saddle or a minimum in some direction" if smallest < -1e-8 * abs(largest) else "flat"
-    warnings.warn(
-        f"The observed information is not positive definite (smallest eigenvalue {smallest:.3g}): the objective is "
-        f"{what} there, on a boundary, or a parameter is not identified. Its standard errors are NaN.",
-        stacklevel=4,
-    )
-    return np.full_like(information, np.nan)
+class _Inverse(NamedTuple):
+    """Of an information matrix: its inverse where it says something, and unit vectors (p, flat) where it does not, both
+    in coordinates that are divided by `size` (p,).
+    """
+
+    covariance: np.ndarray
+    flat: np.ndarray
+    size: np.ndarray
+
+    def variances(self, rows: np.ndarray) -> np.ndarray:
+        """Of functions with these derivatives (n, p): NaN where they vary along what is flat."""
+        rows = rows / self.size
+        own = np.linalg.norm(rows, axis=1)
+        lost = np.linalg.norm(rows @ self.flat, axis=1) > _LEAK * own
+        return np.where(lost, np.nan, np.einsum("ij,jk,ik->i", rows, self.covariance, rows))
+
+
+def _inverse(information: np.ndarray, noise: np.ndarray, gradient: np.ndarray) -> _Inverse:
+    """The inverse of an information matrix; NaN, with a warning, where it is not positive definite.
+
+    Args:
+        information: (p, p).
+        noise: (p, p) what rounding changes in it.
+        gradient: (p,) the objective's slope: along a curved ridge its curvature is of that size.
+    """
+    there = np.nan_to_num(information)
+    size = np.sqrt(np.abs(np.diagonal(there)))
+    size = np.where(size > 0, size, 1.0)
+    eps = float(np.finfo(there.dtype).eps)
+    values_, vectors = np.linalg.eigh(there / np.outer(size, size))
+    least = 10 * (np.linalg.norm(noise / np.outer(size, size)) + eps * len(size))
+    # A ridge is curved: it leaves the straight line by the square of a step, and what is left of a slope is curvature.
+    slope = 2 * np.linalg.norm(gradient) * np.sum((vectors / size[:, None]) ** 2, 0)
+    least = np.maximum(least, np.minimum(slope, eps**_RIDGE))
+    blank = np.zeros((len(size), 0))
+    if not np.all(np.isfinite(information)) or values_[0] < -least[0]:
+        warnings.warn(
+            f"The observed information is not positive definite (smallest eigenvalue {values_[0]:.3g}): the objective "
+            "is at a saddle or a minimum in some direction there, or on a boundary. Its standard errors are NaN.",
+            stacklevel=4,
+        )
+        return _Inverse(np.full_like(there, np.nan), blank, size)
+    flat = values_ <= least
+    kept = vectors[:, ~flat]
+    return _Inverse((kept / values_[~flat]) @ kept.T, vectors[:, flat], size)
 
 
 def standard_errors(derivation: Derivation, params: Params) -> dict[str, Array]:
@@ -112,27 +156,36 @@ def standard_errors(derivation: Derivation, params: Params) -> dict[str, Array]:
     Raises:
         Nothing; warns and returns NaN where I is not positive definite. What is on the boundary of its range (a
         variance of zero, a probability of 0 or 1) is held there, gets NaN, and the others are given that.
+        Where I is flat in some direction, to rounding, what varies along it gets NaN: the data do not identify it.
     """
     free, machine = free_coordinates(derivation), derivation.machine
     flat = free.flat(params)
     if machine.samplers:
         drawn = anew(machine, params, jax.random.key(0))
         information, jacobian = louis_information(machine, params, drawn, free), jax.jacfwd(free.constrained)(flat)
+        information = np.asarray(information)
+        gradient, noise = np.zeros(len(information)), np.zeros_like(information)
     else:
-        information, jacobian = _information(machine, flat, free)
-    information = np.asarray(information + information.T) / 2
+        information, jacobian, gradient = jax.tree.map(np.asarray, _information(machine, flat, free))
+        again = [_information(machine, _moved_by_rounding(flat, seed), free)[0] for seed in range(2)]
+        noise = np.max(np.abs(np.asarray(again) - information), 0)
+    information = (information + information.T) / 2
     held = _on_boundary(information, np.asarray(flat), free)
-    covariance = np.full_like(information, np.nan)
-    if not np.all(held):
-        covariance[np.ix_(~held, ~held)] = _inverse(information[np.ix_(~held, ~held)])
-    result, ends = {}, []
+    both = np.ix_(~held, ~held)
+    inverse = _inverse(information[both], np.nan_to_num(noise[both]), gradient[~held])
+    result, ends, loose = {}, [], []
     starts = np.cumsum([0, *(math.prod(shape) for shape in free.shapes)])
     for name, start, stop in zip(free.names, starts, starts[1:], strict=False):
         rows = np.reshape(np.asarray(jacobian[name]), (-1, len(held)))[:, ~held]
-        variance = np.einsum("ij,jk,ik->i", rows, covariance[np.ix_(~held, ~held)], rows)
+        variance = inverse.variances(rows)
+        loose += [name] * bool(inverse.flat.size and np.any(np.isnan(variance)))
         lost = (variance < 1e-24) & np.any(held[start:stop])
         ends += [name] * bool(np.any(lost))
         result[name] = jnp.asarray(np.where(lost, np.nan, np.sqrt(variance)).reshape(jnp.shape(params[name])))
+    if loose:
+        names = ", ".join(map(repr, loose))
+        warnings.warn(f"The objective is flat where {names} change together: the data do not tell them apart. Elements "
+                      "that are not identified have the standard error NaN.", stacklevel=3)  # fmt: skip
     if ends:
         names = ", ".join(map(repr, ends))
         warnings.warn(f"Elements of {names} are on the boundary of their range and are held there: their standard "

@@ -158,6 +158,32 @@ def test_a_scale_that_starts_at_zero(way):
     assert_allclose(result.log_likelihood[-1], -found.fun, atol=1e-6)
 
 
+def test_what_is_not_identified_has_no_standard_error():
+    """One observation per group: the data know the sum of two variances. The coefficient has its standard error."""
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=40)
+    y = 1 + 0.5 * x + 1.2 * rng.normal(size=40)
+
+    def model(x, y):
+        slope, level = numpyro.param("slope", 0.0), numpyro.param("level", 0.0)
+        tau = numpyro.param("tau", 1.0, constraint=constraints.positive)
+        sigma = numpyro.param("sigma", 0.7, constraint=constraints.positive)
+        with numpyro.plate("groups", 40):
+            u = numpyro.sample("u", dist.Normal(0.0, tau))
+            numpyro.sample("y", dist.Normal(level + slope * x + u, sigma), obs=y)
+
+    em = autoem.EM(model)
+    result = em.run(KEY, 500, x, y, progress_bar=False)
+    assert result.status is autoem.Status.CONVERGED
+    with pytest.warns(UserWarning, match="flat where 'tau', 'sigma' change together"):
+        errors = em.standard_errors(result.params, x, y)
+    assert np.isnan(errors["tau"]) and np.isnan(errors["sigma"])
+    design = np.stack([np.ones(40), x], 1)
+    left = y - design @ np.linalg.lstsq(design, y, rcond=None)[0]
+    covariance = np.mean(left**2) * np.linalg.inv(design.T @ design)
+    assert_allclose([errors["level"], errors["slope"]], np.sqrt(np.diag(covariance)), rtol=1e-4)
+
+
 def test_effects_of_a_param_are_integrated():
     """`u ~ Normal(0, s)` with s a `numpyro.param`: the joint maximum over u and s would be at s = 0."""
     group = np.repeat(np.arange(6), 5)

@@ -14,9 +14,9 @@ from .least_squares import LeastSquares as LeastSquares
 from .numeric import (
     NEWTON_LIMIT as NEWTON_LIMIT,
     Numeric as Numeric,
+    gradient_and_hessian as gradient_and_hessian,
     is_real as is_real,
     newton as newton,
-    second_derivative as second_derivative,
 )
 
 Update = ClosedForm | LeastSquares | Numeric

@@ -128,11 +128,6 @@ def _expansion(
     return value, gradient, jnp.where(blocks[:, None] == blocks, rows[rank].T, 0.0)
 
 
-def second_derivative(function: Callable[[Array], Array], point: Array) -> Array:
-    """The Hessian (n, n)."""
-    return gradient_and_hessian(function, point)[1]
-
-
 def _completed(hessian: Array, gradient: Array) -> Array:
     """A Hessian where second derivatives that are no numbers leave ascent by gradient, with the steepest curvature.
 
