@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,9 @@ from ._factors import Skeleton
 from ._links import is_concrete
 from ._model import Model
 from ._types import Refusal
+
+_MOST = 2**22
+"""Joint values of the first steps of a chain that are held."""
 
 
 @dataclass(frozen=True)
@@ -71,8 +75,9 @@ def lay_out_chain(
             if name in depth:
                 depth[name] = max(depth[name], lag)
     start = min(max(1, *depth.values()), length)
-    late = {n for variables, first, count, _, _ in facts if first + count > start for n, _ in variables}
     sizes = {n: len(model.hidden[n].support) for n in names}
+    _require_short(facts, depth, sizes, start)
+    late = {n for variables, first, count, _, _ in facts if first + count > start for n, _ in variables}
     shape = ChainShape(
         tuple((n, sizes[n], min(depth[n], start)) for n in chained),
         tuple((n, sizes[n], n in late) for n in names if n not in chained),
@@ -90,6 +95,22 @@ def lay_out_chain(
         variables, first, count, time, dims = fact
         places.append(Chained(variables, first, count, time, dims, gate is not None))
     return Chain(tuple(f for f, _ in relevant), tuple(places), tuple(gates), tuple(closed), shape)
+
+
+def _require_short(facts: Sequence[Any], depth: Mapping[str, int], sizes: Mapping[str, int], start: int) -> None:
+    """The steps that factors look back must not have too many joint values.
+
+    Raises:
+        Refusal: they have.
+    """
+    values = math.prod(float(sizes[n]) ** start for n in depth)
+    if values > _MOST:
+        name, lag = max((v for variables, *_ in facts for v in variables), key=lambda v: v[1])
+        raise Refusal(
+            f"A site meets the latent {name!r} {lag} steps back along the chain {_listed(list(depth))}: {values:.0e} "
+            "joint values of these steps, too many to sum. Where a second scan goes on from the state in "
+            "which a first one ended, write them as one scan, with inputs that tell the steps apart."
+        )
 
 
 def _listed(names: Sequence[str]) -> str:
