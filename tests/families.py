@@ -125,6 +125,14 @@ def wishart_density(law: Any, value: np.ndarray, arguments: Named) -> np.ndarray
     return law.logpdf(np.moveaxis(value, 0, -1), arguments["concentration"], root @ root.T)
 
 
+def censored(law: Any, *, censored: Any, **arguments: Any) -> Any:
+    return dist.RightCensoredDistribution(law(**arguments), censored)
+
+
+def censored_density(law: Any, value: np.ndarray, gone: np.ndarray, **arguments: Any) -> np.ndarray:
+    return np.where(gone, law.logsf(value, **arguments), law.logpdf(value, **arguments))
+
+
 def _sigmoid(logits: Any) -> Any:
     return 1 / (1 + np.exp(-logits))
 
@@ -433,6 +441,30 @@ ROWS: dict[str, Row] = {
         above,
         closed=("alpha",),
         scipy=lambda x, a: st.pareto.logpdf(x, a["alpha"], scale=a["scale"]),
+    ),
+    "RightCensored Exponential": Row(
+        partial(censored, dist.Exponential),
+        {"rate": positive, "censored": whole(0, 1)},
+        positive,
+        closed=("rate",),
+        numpyro_rtol=1e-6,  # log(1 - cdf) there
+        scipy=lambda x, a: censored_density(st.expon, x, a["censored"], scale=1 / a["rate"]),
+    ),
+    "RightCensored Weibull": Row(
+        partial(censored, dist.Weibull),
+        {"scale": positive, "concentration": positive, "censored": whole(0, 1)},
+        positive,
+        closed=("scale",),
+        numpyro_rtol=1e-6,
+        scipy=lambda x, a: censored_density(st.weibull_min, x, a["censored"], c=a["concentration"], scale=a["scale"]),
+    ),
+    "RightCensored Pareto": Row(
+        partial(censored, dist.Pareto),
+        {"scale": positive, "alpha": positive, "censored": whole(0, 1)},
+        above,
+        closed=("alpha",),
+        numpyro_rtol=1e-6,
+        scipy=lambda x, a: censored_density(st.pareto, x, a["censored"], b=a["alpha"], scale=a["scale"]),
     ),
     "Uniform": Row(
         dist.Uniform,

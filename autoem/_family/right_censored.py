@@ -70,7 +70,9 @@ class RightCensored(AbstractFamily):
     def argument_conditional(
         self, name: str, statistics: Array, arguments: Arrays, constants: Arrays
     ) -> Conditional | None:
-        """As the inner family."""
+        """As the inner family; `censored` has none."""
+        if name in self.constants:
+            return None
         return self.inner.argument_conditional(name, statistics, arguments, constants)
 
     def value_conditional(self, arguments: Arrays) -> Conditional | None:
