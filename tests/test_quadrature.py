@@ -387,9 +387,9 @@ def test_a_quadrature_that_does_not_settle_says_so():
         mu = numpyro.param("mu", 0.0)
         with numpyro.plate("data", len(y)):
             z = numpyro.sample("z", dist.Normal(mu, 1.0))
-            numpyro.sample("y", dist.Poisson(jnp.where(z > 0.3, 4.0, 0.5)), obs=y)
+            numpyro.sample("y", dist.Poisson(jnp.where(z > 0.3, 4.0, jnp.exp(z))), obs=y)
 
-    y = np.random.default_rng(5).poisson(2.0, size=30)
+    y = np.random.default_rng(5).poisson(2.0, size=6)
     em = autoem.EM(model)
     with pytest.warns(UserWarning, match="Not accurate"):
         result = em.run(KEY, 2000, y, progress_bar=False)
