@@ -23,7 +23,7 @@ from autoem._uncertainty import certify
 KEY = jax.random.key(0)
 
 
-QUICK = {"poisson_with_exposure", "complements", "dirichlet_multinomial", "known_ratios_by_state"}
+QUICK = {"poisson_with_exposure", "complements", "dirichlet_multinomial"}
 """Each mechanism once; the others run in `make slow`."""
 
 

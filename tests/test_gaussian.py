@@ -19,7 +19,7 @@ import autoem
 KEY = jax.random.key(0)
 
 
-QUICK = {"unbalanced_slopes", "mixture_of_growth_curves"}
+QUICK = {"mixture_of_growth_curves"}
 """Each mechanism once; the others run in `make slow`."""
 
 

@@ -65,7 +65,11 @@ def filtered(y, level, season, noise):
     return total
 
 
-@pytest.mark.parametrize("push", [concatenated, rolled, stacked, separate], ids=lambda f: f.__name__)
+@pytest.mark.parametrize(
+    "push",
+    [concatenated, *(pytest.param(f, marks=pytest.mark.slow) for f in (rolled, stacked, separate))],
+    ids=lambda f: f.__name__,
+)
 def test_a_season_in_one_vector_is_a_chain(push):
     em = autoem.EM(seasonal)
     derivation = em.derive(Y, push)

@@ -106,7 +106,7 @@ def test_a_first_power_is_no_power(centered):
     assert_allclose(em.log_likelihood(params, EFFECTS, ERRORS), expected, rtol=1e-12)
 
 
-@pytest.mark.parametrize("way", ["centred", "with a prior"])
+@pytest.mark.parametrize("way", [pytest.param("centred", marks=pytest.mark.slow), "with a prior"])
 def test_no_heterogeneity(way):
     """The best tau is zero, where the likelihood is bounded: EM alone would take for ever."""
     y, sigma = EFFECTS / 10, ERRORS

@@ -35,7 +35,7 @@ def slow_but(*names):
     return [pytest.param(n, marks=[] if n in names else [pytest.mark.slow]) for n in CASES]
 
 
-@pytest.mark.parametrize("name", slow_but("class_above_people", "class_and_gates"))
+@pytest.mark.parametrize("name", slow_but("class_and_gates"))
 def test_log_likelihood_gradient_and_statistics(name, made):
     case, oracle, em = made(name)
     params = at(case)
