@@ -128,7 +128,8 @@ def test_random_model(seed):
 # -- components ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ROWS)
+# What is censored is a distribution within another, which no component can be (an `Unsuitable`).
+@pytest.mark.parametrize("name", [n for n in ROWS if not n.startswith("RightCensored")])
 @pytest.mark.parametrize("lead", [(), (4,)])
 def test_selected_component(name, lead):
     """The component that an index names has the density that NumPyro gives it among all."""
