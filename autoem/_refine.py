@@ -75,7 +75,7 @@ def _check(rungs: tuple[int, ...], totals: np.ndarray, missed: float) -> Check:
     """The least number of nodes that the finest rule agrees with, or the most there are."""
     finest, size = totals[-1], max(1.0, float(abs(np.nan_to_num(totals[-1]))))
     changes = [float(abs(finest - t)) if np.isfinite(finest) and np.isfinite(t) else np.inf for t in totals[:-1]]
-    missed = abs(missed) if np.isfinite(missed) else 0.0
+    missed = abs(missed) if np.isfinite(missed) else np.inf
     checks = [Check(n, rungs[-1], change, size, missed) for n, change in zip(rungs, changes, strict=False)]
     return next((c for c in checks if c.fine), checks[-1])
 

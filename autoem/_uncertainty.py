@@ -118,13 +118,14 @@ class _Inverse(NamedTuple):
         return np.where(lost, np.nan, np.einsum("ij,jk,ik->i", rows, self.covariance, rows))
 
 
-def _inverse(information: np.ndarray, noise: np.ndarray, gradient: np.ndarray) -> _Inverse:
+def _inverse(information: np.ndarray, noise: np.ndarray, gradient: np.ndarray, point: np.ndarray) -> _Inverse:
     """The inverse of an information matrix; NaN, with a warning, where it is not positive definite.
 
     Args:
         information: (p, p).
         noise: (p, p) what rounding changes in it.
         gradient: (p,) the objective's slope: along a curved ridge its curvature is of that size.
+        point: (p,) where that is: ridges are curved on the scale of its coordinates, or of 1.
     """
     there = np.nan_to_num(information)
     size = np.sqrt(np.abs(np.diagonal(there)))
@@ -133,7 +134,8 @@ def _inverse(information: np.ndarray, noise: np.ndarray, gradient: np.ndarray) -
     values_, vectors = np.linalg.eigh(there / np.outer(size, size))
     least = 10 * (np.linalg.norm(noise / np.outer(size, size)) + eps * len(size))
     # A ridge is curved: it leaves the straight line by the square of a step, and what is left of a slope is curvature.
-    slope = 2 * np.linalg.norm(gradient) * np.sum((vectors / size[:, None]) ** 2, 0)
+    scale = np.maximum(np.abs(point), 1.0)
+    slope = 2 * np.linalg.norm(gradient * scale) * np.sum((vectors / (size * scale)[:, None]) ** 2, 0)
     least = np.maximum(least, np.minimum(slope, eps**_RIDGE))
     blank = np.zeros((len(size), 0))
     if not np.all(np.isfinite(information)) or values_[0] < -least[0]:
@@ -172,7 +174,7 @@ def standard_errors(derivation: Derivation, params: Params) -> dict[str, Array]:
     information = (information + information.T) / 2
     held = _on_boundary(information, np.asarray(flat), free)
     both = np.ix_(~held, ~held)
-    inverse = _inverse(information[both], np.nan_to_num(noise[both]), gradient[~held])
+    inverse = _inverse(information[both], np.nan_to_num(noise[both]), gradient[~held], np.asarray(flat)[~held])
     result, ends, loose = {}, [], []
     starts = np.cumsum([0, *(math.prod(shape) for shape in free.shapes)])
     for name, start, stop in zip(free.names, starts, starts[1:], strict=False):

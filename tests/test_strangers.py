@@ -184,6 +184,34 @@ def test_what_is_not_identified_has_no_standard_error():
     assert_allclose([errors["level"], errors["slope"]], np.sqrt(np.diag(covariance)), rtol=1e-4)
 
 
+def test_standard_errors_of_nearly_collinear_regressors():
+    """Longley (1967), with the standard errors that NIST certifies: flat is what rounding hides, not what is steep."""
+    years = np.arange(1947, 1963)
+    deflator = [83, 88.5, 88.2, 89.5, 96.2, 98.1, 99, 100, 101.2, 104.6, 108.4, 110.8, 112.6, 114.2, 115.7, 116.9]
+    product = [234289, 259426, 258054, 284599, 328975, 346999, 365385, 363112,
+               397469, 419180, 442769, 444546, 482704, 502601, 518173, 554894]  # fmt: skip
+    unemployed = [2356, 2325, 3682, 3351, 2099, 1932, 1870, 3578, 2904, 2822, 2936, 4681, 3813, 3931, 4806, 4007]
+    forces = [1590, 1456, 1616, 1650, 3099, 3594, 3547, 3350, 3048, 2857, 2798, 2637, 2552, 2514, 2572, 2827]
+    people = [107608, 108632, 109773, 110929, 112075, 113270, 115094, 116219,
+              117388, 118734, 120445, 121950, 123366, 125368, 127852, 130081]  # fmt: skip
+    employed = [60323, 61122, 60171, 61187, 63221, 63639, 64989, 63761,
+                66019, 67857, 68169, 66513, 68655, 69564, 69331, 70551]  # fmt: skip
+    x = np.stack([np.ones(16), deflator, product, unemployed, forces, people, years], 1)
+
+    def model(x, y):
+        slopes = numpyro.param("slopes", jnp.zeros(7))
+        sigma = numpyro.param("sigma", 1.0, constraint=constraints.positive)
+        with numpyro.plate("years", 16):
+            numpyro.sample("y", dist.Normal(x @ slopes, sigma), obs=y)
+
+    em = autoem.EM(model)
+    result = em.run(KEY, 500, x, np.asarray(employed, float), progress_bar=False)
+    certified = [890420.383607373, 84.9149257747669, 0.0334910077722432, 0.488399681651699, 0.214274163161675,
+                 0.226073200069370, 455.478499142212]  # fmt: skip
+    found = em.standard_errors(result.params, x, np.asarray(employed, float))["slopes"]
+    assert_allclose(found, np.asarray(certified) * np.sqrt(9 / 16), rtol=1e-5)  # 16 - 7 in their variance, 16 in ours
+
+
 def test_effects_of_a_param_are_integrated():
     """`u ~ Normal(0, s)` with s a `numpyro.param`: the joint maximum over u and s would be at s = 0."""
     group = np.repeat(np.arange(6), 5)

@@ -7,12 +7,10 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-import numpyro.distributions as dist
-from numpyro.distributions import constraints
 
 from .._types import Array, Key
 from ._features import stack, unstack
-from ._kernel import AbstractKernel
+from ._kernel import AbstractKernel, PositiveDensity
 
 _NODES = 200
 _DROP = 40.0
@@ -110,7 +108,7 @@ class Generalised(AbstractKernel):
         return jnp.clip(value, limits.tiny, limits.max)
 
 
-class GeneralisedInverseGaussian(dist.Distribution):
+class GeneralisedInverseGaussian(PositiveDensity):
     """p(u) ∝ exp(η₁ log u + η₂ u + η₃ / u), u > 0: what `posterior` returns where NumPyro has no distribution.
 
     It has `log_prob`, `sample`, `mean` and `variance`.
@@ -119,32 +117,11 @@ class GeneralisedInverseGaussian(dist.Distribution):
         eta: coefficients (..., 3).
     """
 
-    support = constraints.positive  # type: ignore[assignment]
-
-    def __init__(self, eta: Array) -> None:
-        self.eta = jnp.asarray(eta)
-        dist.Distribution.__init__(self, batch_shape=self.eta.shape[:-1], validate_args=False)
+    kernel: ClassVar[AbstractKernel] = Generalised()
 
     def log_prob(self, value: Array) -> Array:
         """⟨η, φ(u)⟩ less the log normaliser."""
-        kernel = Generalised()
-        return jnp.sum(self.eta * kernel.features(value), -1) - kernel.log_normaliser(self.eta)
-
-    def _moment(self, power: int) -> Array:
-        """E[u^power] = Z(η₁ + power, η₂, η₃) / Z(η)."""
-        kernel = Generalised()
-        raised = kernel.log_normaliser(self.eta + jnp.array([float(power), 0.0, 0.0]))
-        return jnp.exp(raised - kernel.log_normaliser(self.eta))
-
-    @property
-    def mean(self) -> Array:
-        """E[u]."""
-        return self._moment(1)
-
-    @property
-    def variance(self) -> Array:
-        """E[u²] - E[u]²."""
-        return self._moment(2) - self._moment(1) ** 2
+        return jnp.sum(self.eta * self.kernel.features(value), -1) - self.kernel.log_normaliser(self.eta)
 
     def sample(self, key: Key, sample_shape: tuple[int, ...] = ()) -> Array:
         """By rejection: log u has a log-concave density of known mode (Devroye 1986, VII.2.4)."""

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 from jax.scipy.special import gammaln, i0e
+from numpyro.distributions import constraints
 
 from .._types import Array
 from ._conditional import Bounding, Circular, Conditional, InverseMatrix, LogOdds, LogPower, LogSimplex, Quadratic
@@ -365,3 +366,33 @@ def coefficients_of(conditional: Any) -> Array:
         return jnp.concatenate([sign * count[..., None], half], -1)
     assert isinstance(conditional, LogSimplex)
     return jnp.asarray(conditional.counts)
+
+
+class PositiveDensity(dist.Distribution):
+    """p(u) ∝ exp ⟨η, φ(u)⟩ on positive numbers, φ₁ = log u: what `posterior` returns where NumPyro has no distribution.
+
+    Args:
+        eta: (..., coefficients, and bounds where the kernel has them).
+    """
+
+    support = constraints.positive  # type: ignore[assignment]
+    kernel: ClassVar[AbstractKernel]
+
+    def __init__(self, eta: Array) -> None:
+        self.eta = jnp.asarray(eta)
+        dist.Distribution.__init__(self, batch_shape=self.eta.shape[:-1], validate_args=False)
+
+    def _moment(self, power: int) -> Array:
+        """E[u^power] = Z(η₁ + power, ...) / Z(η); ∞ where it diverges."""
+        raised = self.kernel.log_normaliser(self.eta.at[..., 0].add(power))
+        return jnp.exp(raised - self.kernel.log_normaliser(self.eta))
+
+    @property
+    def mean(self) -> Array:
+        """E[u]."""
+        return self._moment(1)
+
+    @property
+    def variance(self) -> Array:
+        """E[u²] - E[u]²."""
+        return self._moment(2) - self._moment(1) ** 2

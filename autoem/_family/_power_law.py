@@ -9,12 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
-from numpyro.distributions import constraints
 
 from .._types import Array, Key
 from ._conditional import LOG_ZERO
 from ._features import unstack
-from ._kernel import AbstractKernel
+from ._kernel import AbstractKernel, PositiveDensity
 
 
 def _log_mean_exp(y: Array) -> Array:
@@ -96,7 +95,7 @@ class PowerLaw(AbstractKernel):
         return jnp.maximum(value, jnp.finfo(value.dtype).tiny)
 
 
-class BoundedPowerLaw(dist.Distribution):
+class BoundedPowerLaw(PositiveDensity):
     """p(u) ∝ u^η₁ for lower ≤ u ≤ upper: what `posterior` returns where NumPyro has no distribution.
 
     It has `log_prob`, `sample`, `mean` and `variance`.
@@ -105,33 +104,14 @@ class BoundedPowerLaw(dist.Distribution):
         eta: (..., 3): the exponent and the bounds; the upper one may be infinite.
     """
 
-    support = constraints.positive  # type: ignore[assignment]
-
-    def __init__(self, eta: Array) -> None:
-        self.eta = jnp.asarray(eta)
-        dist.Distribution.__init__(self, batch_shape=self.eta.shape[:-1], validate_args=False)
+    kernel: ClassVar[AbstractKernel] = PowerLaw(True)
 
     def log_prob(self, value: Array) -> Array:
         """η₁ log u less the log normaliser; -∞ beyond the bounds."""
         log, lower, upper = unstack(self.eta)
         inside = (value >= lower) & (value <= upper)
-        density = log * jnp.log(jnp.where(inside, value, 1.0)) - PowerLaw(True).log_normaliser(self.eta)
+        density = log * jnp.log(jnp.where(inside, value, 1.0)) - self.kernel.log_normaliser(self.eta)
         return jnp.where(inside, density, -jnp.inf)
-
-    def _moment(self, power: int) -> Array:
-        """E[u^power]: ∞ where it diverges."""
-        raised = PowerLaw(True).log_normaliser(self.eta + jnp.array([float(power), 0.0, 0.0]))
-        return jnp.exp(raised - PowerLaw(True).log_normaliser(self.eta))
-
-    @property
-    def mean(self) -> Array:
-        """E[u]."""
-        return self._moment(1)
-
-    @property
-    def variance(self) -> Array:
-        """E[u²] - E[u]²."""
-        return self._moment(2) - self._moment(1) ** 2
 
     def sample(self, key: Key, sample_shape: tuple[int, ...] = ()) -> Array:
         """By inversion, from the bound where the density of log u is highest."""
